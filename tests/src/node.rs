@@ -1,0 +1,350 @@
+//! One real node: a process of the released binary with its own ports and data directory.
+//!
+//! Invariant: a node never outlives the test that started it, and when that test fails, what the node wrote to its
+//! output is printed.
+
+use crate::{Client, Run, run, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File, OpenOptions};
+use std::net::TcpListener;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Long enough for a start on a loaded machine that replays a large log.
+const START_WITHIN: Duration = Duration::from_mins(2);
+/// A drain answers what is in flight, each within the request deadline; more than this is a hang.
+const STOP_WITHIN: Duration = Duration::from_mins(1);
+/// Lines of a node's output that a failed test prints.
+const LOG_LINES_SHOWN: usize = 120;
+
+/// The binary under test: `QIANG_BIN`, or `qiang` beside the folder of this test's executable.
+pub fn binary() -> PathBuf {
+    if let Some(named) = std::env::var_os("QIANG_BIN") {
+        let named = PathBuf::from(named);
+        assert!(
+            named.is_file(),
+            "QIANG_BIN names {}, which is not a file",
+            named.display()
+        );
+        return named;
+    }
+    let test = std::env::current_exe().expect("a test knows its executable");
+    let beside = test
+        .ancestors()
+        .nth(2)
+        .expect("a test lives two folders deep in the target directory")
+        .join("qiang");
+    assert!(
+        beside.is_file(),
+        "{} does not exist: run `cargo build --release -p qiang-server` first, or name the binary in QIANG_BIN",
+        beside.display()
+    );
+    beside
+}
+
+/// A port that nothing listens on just now.
+///
+/// Ports come from below the ephemeral range: a client's outgoing connection never takes the port of a node that is
+/// down for a moment. Test binaries run one after another, threads of one share the counter.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() * 61 % u32::from(COUNT)).expect("below COUNT");
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let port = FIRST + (start + step) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// How a node is started.
+#[derive(Debug, Default)]
+pub struct Builder {
+    data_dir: Option<PathBuf>,
+    flags: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// Keeps the data in `path` instead of a temporary directory.
+    #[must_use]
+    pub fn data_dir(mut self, path: &Path) -> Self {
+        self.data_dir = Some(path.to_owned());
+        self
+    }
+
+    /// Adds flags to `qiang serve`, at every start.
+    #[must_use]
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags
+            .extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
+    /// Sets an environment variable of the node.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the node for the first time and waits until it is ready.
+    #[track_caller]
+    pub fn start(self) -> Node {
+        let mut node = self.prepare();
+        node.launch(true);
+        node.wait_ready();
+        node
+    }
+
+    /// Everything but the process: directories, ports and flags.
+    pub fn prepare(self) -> Node {
+        let home = TempDir::with_prefix("qiang-test-").expect("a temporary directory");
+        let data_dir = self.data_dir.unwrap_or_else(|| home.path().join("data"));
+        let (http, peer) = (free_port(), free_port());
+        Node {
+            client: Client::new(&format!("127.0.0.1:{http}")),
+            http,
+            peer,
+            data_dir,
+            home,
+            flags: self.flags,
+            environment: self.environment,
+            child: None,
+        }
+    }
+}
+
+/// A node of the released binary. It is a [`Client`] of itself.
+#[derive(Debug)]
+pub struct Node {
+    client: Client,
+    http: u16,
+    peer: u16,
+    data_dir: PathBuf,
+    home: TempDir,
+    flags: Vec<String>,
+    environment: Vec<(String, String)>,
+    child: Option<Child>,
+}
+
+impl Deref for Node {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Node {
+    /// A fresh one-node cluster with default settings, ready to serve.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// A node with settings of its own.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where the data lives.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The public address, `127.0.0.1:port`.
+    pub fn http_address(&self) -> String {
+        format!("127.0.0.1:{}", self.http)
+    }
+
+    /// The process id; a panic where the node is down.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
+    /// `kill -9`: nothing is flushed, nobody is told.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("a process of ours can be killed");
+            child.wait().expect("a killed process ends");
+        }
+    }
+
+    /// SIGTERM, without waiting for the end.
+    pub fn ask_to_stop(&self) {
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("a process id");
+        kill_process(pid, Signal::TERM).expect("SIGTERM reaches the node");
+    }
+
+    /// Waits for the end of the process.
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the node runs");
+        let status = wait_until(STOP_WITHIN, "the node's process ends", || {
+            child
+                .try_wait()
+                .expect("a child can be waited for")
+                .ok_or("it runs".to_owned())
+        });
+        self.child = None;
+        status
+    }
+
+    /// SIGTERM and the end of the process: a drain.
+    #[track_caller]
+    pub fn stop_gracefully(&mut self) -> ExitStatus {
+        self.ask_to_stop();
+        self.wait_exit()
+    }
+
+    /// Starts the node again on the same data and ports and waits until it is ready.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.launch(false);
+        self.wait_ready();
+    }
+
+    /// Starts the process again without waiting for readiness.
+    #[track_caller]
+    pub fn launch(&mut self, bootstrap: bool) {
+        assert!(self.child.is_none(), "the node runs already");
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("a log file in the test's directory");
+        let errors = log.try_clone().expect("a second handle");
+        let mut command = self.serve_command(bootstrap);
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+        self.child = Some(child);
+        // A new process, new connections: a request must not fail on one of the dead process.
+        self.client = Client::new(&self.http_address());
+    }
+
+    /// Runs `qiang serve` on this node's data and waits for its end: for starts that must fail.
+    #[track_caller]
+    pub fn serve_and_fail(&self, bootstrap: bool) -> Run {
+        run(&mut self.serve_command(bootstrap))
+    }
+
+    fn serve_command(&self, bootstrap: bool) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .args(["--listen", &self.http_address()])
+            .args(["--peer-listen", &format!("127.0.0.1:{}", self.peer)])
+            .args(["--node-id", "1", "--dc", "a"])
+            .args(&self.flags)
+            .current_dir(self.home.path())
+            .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if bootstrap {
+            command.arg("--bootstrap");
+        }
+        command
+    }
+
+    #[track_caller]
+    fn wait_ready(&mut self) {
+        let deadline = Instant::now() + START_WITHIN;
+        let mut state = String::from("not asked yet");
+        loop {
+            if let Some(status) = self.exited() {
+                panic!("the node ended ({status}) instead of becoming ready; last state: {state}");
+            }
+            let asked = self.client.try_get("/readyz");
+            state = match asked {
+                Ok(answer) if answer.status == 200 => return,
+                Ok(answer) => answer.to_string(),
+                Err(error) => error.to_string(),
+            };
+            assert!(
+                Instant::now() < deadline,
+                "not ready within {START_WITHIN:?}: {state}"
+            );
+            // Not a synchronisation: only the pause between two looks.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn exited(&mut self) -> Option<ExitStatus> {
+        self.child
+            .as_mut()?
+            .try_wait()
+            .expect("a child can be waited for")
+    }
+
+    /// What the node wrote to stdout and stderr so far.
+    pub fn log(&self) -> String {
+        fs::read(self.log_path())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.home.path().join("node.log")
+    }
+
+    /// A scratch file of this test, deleted with the node.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Resident memory in KiB, from `/proc`; `None` where there is no such file.
+    pub fn resident_kib(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Opens a file below the data directory for reading and writing, to damage it.
+    #[track_caller]
+    pub fn open_data(&self, relative: &Path) -> File {
+        let path = self.data_dir.join(relative);
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let ended = self.exited();
+        if self.child.is_some() && ended.is_none() {
+            self.kill();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!("--- output of the node (last {} lines) ---", shown.len());
+            if let Some(status) = ended {
+                eprintln!("(it had ended before: {status})");
+            }
+            for line in shown {
+                eprintln!("{line}");
+            }
+            eprintln!("--- end of its output ---");
+        }
+    }
+}
