@@ -1,0 +1,71 @@
+//! The bounds of the engine, each with its unit and its reason; relations between them are asserted.
+
+/// Longest id in bytes: order, promotion and pin ids, and sku ids (the public contract).
+pub const ID_BYTES_MAX: usize = 64;
+
+/// Most items in one grab, counted before the same promotion is summed (the public contract).
+pub const ITEMS_MAX: usize = 32;
+
+/// Most units in one item, one promotion or one change of quantity. 2³¹ fits every client's
+/// integer and leaves room to add two of them without overflow.
+pub const QUANTITY_MAX: u64 = 1 << 31;
+
+/// Longest title in bytes; titles are shown, never searched.
+pub const TITLE_BYTES_MAX: usize = 512;
+
+/// Most sku ids of one promotion.
+pub const SKUS_MAX: usize = 1024;
+
+/// Longest payment timeout: 30 days in milliseconds. It must fit the 32 bits an order keeps for it.
+pub const PAYMENT_TIMEOUT_MS_MAX: u64 = 30 * 24 * 3_600_000;
+
+/// The payment timeout of a promotion that names none: 20 minutes, in milliseconds.
+pub const PAYMENT_TIMEOUT_MS_DEFAULT: u64 = 20 * 60_000;
+
+/// Longest rate window: one day in milliseconds.
+pub const WINDOW_MS_MAX: u64 = 24 * 3_600_000;
+
+/// The rate window in which attempts are counted where no rate is configured, in milliseconds.
+pub const WINDOW_MS_DEFAULT: u64 = 60_000;
+
+/// Latest time accepted anywhere, in milliseconds of Unix time: the start of the year 2500. Times
+/// are kept in 48 bits, which last until the year 10889.
+pub const TIME_MS_MAX: u64 = 16_725_225_600_000;
+
+/// How long an undone try's nonce is remembered, so that its late twin is refused, in milliseconds.
+pub const UNDONE_TRY_MS: u64 = 60_000;
+
+/// Most orders one shard holds: texts are addressed by 26 bits per length class.
+pub const ORDERS_MAX: usize = 1 << 26;
+
+/// Width of one deadline bucket, as a power of two of milliseconds: 64 ms. An order is at most this
+/// much later than its deadline before the sweep sees it.
+pub const DEADLINE_BUCKET_MS_LOG2: u32 = 6;
+
+/// Orders expired in one turn of the actor at most, so that a million deadlines in one second do
+/// not keep grabs waiting behind them.
+pub const EXPIRE_BITE: usize = 1024;
+
+/// Order slots looked at for forgetting in one tick.
+pub const FORGET_SCAN_BITE: usize = 2048;
+
+/// Orders forgotten by one record.
+pub const FORGET_BITE: usize = 256;
+
+/// Records between two checkpoints of the digest.
+pub const CHECKPOINT_RECORDS: u64 = 10_000;
+
+/// Entries a leader may have proposed and not yet seen committed, per shard. While this many are
+/// on their way the mailbox gathers, so batches grow with load by themselves.
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 2;
+
+/// Records in one entry at most: a bound on the time one turn takes.
+pub const BATCH_RECORDS_MAX: usize = 8_192;
+
+/// How long a courier waits for an acknowledgement before it tells or asks again, in milliseconds.
+pub const COURIER_RETRY_MS: u64 = 500;
+
+const _: () = assert!(PAYMENT_TIMEOUT_MS_MAX < u32::MAX as u64);
+const _: () = assert!(QUANTITY_MAX * ITEMS_MAX as u64 <= u64::MAX / 4);
+const _: () = assert!(TIME_MS_MAX + PAYMENT_TIMEOUT_MS_MAX < 1 << 48);
+const _: () = assert!(EXPIRE_BITE + FORGET_BITE < BATCH_RECORDS_MAX);

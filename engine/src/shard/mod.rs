@@ -1,0 +1,281 @@
+//! One shard: promotions, their orders, and who used how much of which.
+//!
+//! Three verbs carry everything. [`Shard::decide`] looks and never changes; [`Shard::apply`] changes
+//! and never refuses; [`Shard::revert`] is its exact inverse. Leaders decide and apply, followers and
+//! recovery only apply.
+//!
+//! Invariants, kept by `apply` and `revert` alike:
+//! - of every promotion, `original + added == remaining + held + confirmed`;
+//! - the units of a pin or an ip equal the sum over its live orders;
+//! - `digest` equals the sum of the terms of all promotions and orders.
+
+mod apply;
+mod attempts;
+mod decide;
+mod decide_cart;
+mod decide_promotion;
+mod digest;
+mod due;
+mod index;
+mod orders;
+mod slab;
+mod snapshot;
+mod texts;
+mod usage;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use fxhash::FxHashMap;
+
+pub use apply::ApplyError;
+pub use attempts::Moment;
+pub use decide::Decision;
+pub use due::Due;
+
+use crate::ids::{OrderId, Pin, PromotionId, TryId, UnixMs};
+use crate::order::{Buyer, CartPart, GrantedItem, Order};
+use crate::promotion::{Promotion, PromotionView};
+use attempts::Window;
+use index::Index;
+use orders::{Deadlines, Line, OrderSlot};
+use slab::Slab;
+use texts::Texts;
+use usage::{KeyHasher, Usages};
+
+/// The state of one shard.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    hasher: KeyHasher,
+    promotions: Vec<Promotion>,
+    promotion_names: BTreeMap<PromotionId, u32>,
+    promotion_index: Index,
+    windows: Vec<Window>,
+    texts: Texts,
+    orders: Slab<OrderSlot>,
+    order_index: Index,
+    /// The second and further lines of orders that have them.
+    more_lines: FxHashMap<u32, Box<[Line]>>,
+    /// The parts in carts of orders that have one.
+    carts: FxHashMap<u32, CartPart>,
+    /// Carts this shard is home of whose guests have not acknowledged their present state.
+    untold: BTreeSet<u32>,
+    pins: Usages,
+    ips: Usages,
+    deadlines: Deadlines,
+    undone: FxHashMap<TryId, UnixMs>,
+    digest: u64,
+}
+
+impl Shard {
+    /// An empty shard. `hash_seed` seeds the maps of keys that strangers choose; it changes no answer.
+    pub fn new(hash_seed: u64) -> Self {
+        Shard {
+            hasher: KeyHasher::new(hash_seed),
+            promotions: Vec::new(),
+            promotion_names: BTreeMap::new(),
+            promotion_index: Index::new(),
+            windows: Vec::new(),
+            texts: Texts::new(),
+            orders: Slab::new(),
+            order_index: Index::new(),
+            more_lines: FxHashMap::default(),
+            carts: FxHashMap::default(),
+            untold: BTreeSet::new(),
+            pins: Usages::new(),
+            ips: Usages::new(),
+            deadlines: Deadlines::new(),
+            undone: FxHashMap::default(),
+            digest: 0,
+        }
+    }
+
+    /// The running hash over promotions and orders.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// How many orders the shard holds, in any state.
+    pub fn order_count(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// All promotions, in the order of their creation.
+    pub fn promotions(&self) -> &[Promotion] {
+        &self.promotions
+    }
+
+    /// The promotion of this id.
+    pub fn promotion(&self, promotion_id: &PromotionId) -> Option<&Promotion> {
+        self.promotion_number(promotion_id)
+            .map(|number| &self.promotions[number as usize])
+    }
+
+    /// The order of this id.
+    pub fn order(&self, order_id: &OrderId) -> Option<Order> {
+        self.order_slot(order_id).map(|slot| self.order_at(slot))
+    }
+
+    /// Every order, in no particular order.
+    pub fn orders(&self) -> impl Iterator<Item = Order> {
+        (0..self.orders.end())
+            .filter(|slot| self.orders.get(*slot).taken())
+            .map(|slot| self.order_at(slot))
+    }
+
+    /// The nonces of undone tries, with the time each was undone, ascending.
+    pub fn undone_tries(&self) -> Vec<(TryId, UnixMs)> {
+        let mut tries: Vec<_> = self
+            .undone
+            .iter()
+            .map(|(try_id, at)| (*try_id, *at))
+            .collect();
+        tries.sort_unstable();
+        tries
+    }
+
+    /// Units in live orders by promotion and pin, in no particular order.
+    pub fn pin_units(&self) -> impl Iterator<Item = (PromotionId, Pin, u32)> {
+        self.pins.iter(&self.texts).map(|(promotion, key, units)| {
+            (
+                self.promotions[promotion as usize].id.clone(),
+                Pin::from_stored(key),
+                units,
+            )
+        })
+    }
+
+    /// Units in live orders by promotion and ip, in no particular order.
+    pub fn ip_units(&self) -> impl Iterator<Item = (PromotionId, IpAddr, u32)> {
+        self.ips.iter(&self.texts).map(|(promotion, key, units)| {
+            (
+                self.promotions[promotion as usize].id.clone(),
+                ip_of(key),
+                units,
+            )
+        })
+    }
+
+    /// A promotion as readers see it.
+    pub fn view(&self, promotion_id: &PromotionId, moment: &Moment) -> Option<PromotionView> {
+        self.promotion_number(promotion_id)
+            .map(|number| self.view_at(number, moment))
+    }
+
+    fn view_at(&self, number: u32, moment: &Moment) -> PromotionView {
+        let promotion = self.promotions[number as usize].clone();
+        let attempts = self.windows[number as usize].attempts(&promotion, moment);
+        PromotionView {
+            promotion,
+            attempts,
+        }
+    }
+
+    fn promotion_number(&self, promotion_id: &PromotionId) -> Option<u32> {
+        let hash = self.hasher.hash(promotion_id.as_bytes());
+        self.promotion_index.find(hash, |number| {
+            self.promotions[number as usize].id == *promotion_id
+        })
+    }
+
+    fn order_slot(&self, order_id: &OrderId) -> Option<u32> {
+        let hash = self.hasher.hash(order_id.as_bytes());
+        self.order_index.find(hash, |slot| {
+            self.texts.get(self.orders.get(slot).id) == order_id.as_bytes()
+        })
+    }
+
+    fn order_id_at(&self, slot: u32) -> OrderId {
+        OrderId::from_stored(self.texts.get(self.orders.get(slot).id))
+    }
+
+    /// The lines of an order; a tombstone's only line has no units.
+    fn lines(&self, slot: u32) -> impl Iterator<Item = Line> + use<'_> {
+        let order = self.orders.get(slot);
+        let more = if order.has_more_lines() {
+            &*self.more_lines[&slot]
+        } else {
+            &[]
+        };
+        std::iter::once(order.line).chain(more.iter().copied())
+    }
+
+    /// The cart part of an order, if it has one.
+    fn cart(&self, slot: u32) -> Option<&CartPart> {
+        if self.orders.get(slot).has_cart() {
+            self.carts.get(&slot)
+        } else {
+            None
+        }
+    }
+
+    fn order_at(&self, slot: u32) -> Order {
+        let order = self.orders.get(slot);
+        let buyer = (!order.tombstone()).then(|| Buyer {
+            pin: Pin::from_stored(self.pins.key(&self.texts, order.line.pin)),
+            ip: ip_of(self.ips.key(&self.texts, order.line.ip)),
+            channel: order.channel(),
+        });
+        Order {
+            order_id: self.order_id_at(slot),
+            buyer,
+            items: self.lines(slot).map(|line| self.item_of(line)).collect(),
+            granted_at: order.granted_at(),
+            pay_by: order.pay_by(),
+            state: order.state(),
+            cart: self.cart(slot).map(|cart| Box::new(cart.clone())),
+        }
+    }
+
+    fn item_of(&self, line: Line) -> GrantedItem {
+        GrantedItem {
+            promotion_id: self.promotions[line.promotion as usize].id.clone(),
+            quantity: line.quantity,
+            remaining: u64::from(line.remaining),
+        }
+    }
+}
+
+/// Compared by content; where things lie in memory, attempts and the hash seed do not count.
+impl PartialEq for Shard {
+    fn eq(&self, other: &Self) -> bool {
+        fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+            let mut items: Vec<T> = items.collect();
+            items.sort_unstable();
+            items
+        }
+        let orders = |shard: &Shard| {
+            let mut orders: Vec<Order> = shard.orders().collect();
+            orders.sort_unstable_by(|a, b| a.order_id.cmp(&b.order_id));
+            orders
+        };
+        self.digest == other.digest
+            && self.promotions == other.promotions
+            && self.undone_tries() == other.undone_tries()
+            && sorted(self.pin_units()) == sorted(other.pin_units())
+            && sorted(self.ip_units()) == sorted(other.ip_units())
+            && self.untold.len() == other.untold.len()
+            && orders(self) == orders(other)
+    }
+}
+
+/// The bytes an ip is kept as: 4 or 16.
+fn ip_bytes(ip: IpAddr) -> ([u8; 16], usize) {
+    let mut bytes = [0; 16];
+    match ip {
+        IpAddr::V4(ip) => {
+            bytes[..4].copy_from_slice(&ip.octets());
+            (bytes, 4)
+        }
+        IpAddr::V6(ip) => (ip.octets(), 16),
+    }
+}
+
+fn ip_of(bytes: &[u8]) -> IpAddr {
+    match <[u8; 4]>::try_from(bytes) {
+        Ok(octets) => octets.into(),
+        Err(_) => <[u8; 16]>::try_from(bytes)
+            .expect("an ip is kept as 4 or 16 bytes")
+            .into(),
+    }
+}
