@@ -200,6 +200,7 @@ impl Shard {
         }
         let promotion = self.promotions.pop().expect("its number was found");
         self.windows.pop();
+        self.touched.retain(|touched| *touched != number);
         self.promotion_names.remove(promotion_id);
         self.promotion_index
             .remove(self.hasher.hash(promotion_id.as_bytes()), number);
@@ -227,6 +228,7 @@ impl Shard {
         number: u32,
         change: impl FnOnce(&mut Promotion) -> bool,
     ) -> Result<(), ApplyError> {
+        self.touch(number);
         let promotion = &mut self.promotions[number as usize];
         self.digest = self.digest.wrapping_sub(digest::promotion_term(promotion));
         let changed = change(promotion) && promotion.counters.balanced();

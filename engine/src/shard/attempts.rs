@@ -31,6 +31,8 @@ impl Moment {
 pub(super) struct Window {
     started_at: UnixMs,
     attempts: u64,
+    /// Whether the promotion changed since readers were last shown it.
+    pub(super) touched: bool,
 }
 
 impl Window {
@@ -63,10 +65,7 @@ impl Window {
     /// Counts one attempt.
     pub(super) fn count(&mut self, promotion: &Promotion, moment: &Moment) {
         if self.passed(promotion, moment) {
-            *self = Window {
-                started_at: moment.now,
-                attempts: 0,
-            };
+            (self.started_at, self.attempts) = (moment.now, 0);
         }
         self.attempts += 1;
     }

@@ -31,7 +31,7 @@ use fxhash::FxHashMap;
 pub use apply::ApplyError;
 pub use attempts::Moment;
 pub use decide::Decision;
-pub use due::Due;
+pub use due::{Due, Tell};
 
 use crate::ids::{OrderId, Pin, PromotionId, TryId, UnixMs};
 use crate::order::{Buyer, CartPart, GrantedItem, Order};
@@ -51,6 +51,8 @@ pub struct Shard {
     promotion_names: BTreeMap<PromotionId, u32>,
     promotion_index: Index,
     windows: Vec<Window>,
+    /// Promotions changed since they were last taken, each once; for whoever shows them to readers.
+    touched: Vec<u32>,
     texts: Texts,
     orders: Slab<OrderSlot>,
     order_index: Index,
@@ -76,6 +78,7 @@ impl Shard {
             promotion_names: BTreeMap::new(),
             promotion_index: Index::new(),
             windows: Vec::new(),
+            touched: Vec::new(),
             texts: Texts::new(),
             orders: Slab::new(),
             order_index: Index::new(),
@@ -160,6 +163,23 @@ impl Shard {
     pub fn view(&self, promotion_id: &PromotionId, moment: &Moment) -> Option<PromotionView> {
         self.promotion_number(promotion_id)
             .map(|number| self.view_at(number, moment))
+    }
+
+    /// The promotions changed since the last call, as they are now.
+    pub fn take_touched(&mut self) -> Vec<Promotion> {
+        let touched = std::mem::take(&mut self.touched);
+        let promotions = touched.into_iter().filter_map(|number| {
+            self.windows.get_mut(number as usize)?.touched = false;
+            self.promotions.get(number as usize).cloned()
+        });
+        promotions.collect()
+    }
+
+    fn touch(&mut self, number: u32) {
+        let window = &mut self.windows[number as usize];
+        if !std::mem::replace(&mut window.touched, true) {
+            self.touched.push(number);
+        }
     }
 
     fn view_at(&self, number: u32, moment: &Moment) -> PromotionView {
