@@ -41,5 +41,5 @@ pub use node::{Builder, Node, binary};
 pub use random::Random;
 pub use raw::{Raw, RawAnswer};
 pub use story::{GrabDraft, OrderHandle, PromotionDraft, PromotionHandle};
-pub use wait::{wait_until, wait_until_by};
+pub use wait::{comes_true, wait_until, wait_until_by};
 pub use walk::{Block, Step, Walk, matches_printed};

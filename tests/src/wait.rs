@@ -44,3 +44,19 @@ pub fn wait_until_by<T>(
         std::thread::sleep(POLL);
     }
 }
+
+/// Whether `condition` came true within `within`; for cleaning up, where a panic would hide the first one.
+pub fn comes_true(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + within;
+    loop {
+        let asked = Instant::now();
+        if condition() {
+            return true;
+        }
+        if asked >= deadline {
+            return false;
+        }
+        // As above: the pause between two looks.
+        std::thread::sleep(POLL);
+    }
+}

@@ -1,0 +1,366 @@
+//! What survives: `kill -9` under load again and again, a drain, and a rebuild from the flows alone.
+//!
+//! Invariant: whatever was acknowledged is there after every restart, once, and counters equal flows.
+
+use qiang_tests::{
+    Acknowledged, Answer, Audit, Client, Load, Node, Random, Raw, audit, shard_of, wait_until,
+};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+/// The issue's number: twenty times in a row.
+const KILLS: u64 = 20;
+const BUYERS: u64 = 4;
+
+/// Promotions on several shards: some plentiful, one that sells out, one with limits.
+fn open_the_shop(client: &Client) -> Vec<String> {
+    let ids: Vec<String> = (0..6).map(|number| format!("P{number}")).collect();
+    for id in &ids[..4] {
+        client.promotion(id).quantity(10_000_000).create();
+    }
+    client.promotion(&ids[4]).quantity(200).create();
+    client
+        .promotion(&ids[5])
+        .quantity(1_000_000)
+        .per_pin(5)
+        .per_ip(20)
+        .create();
+    ids
+}
+
+#[test]
+fn twenty_kills_under_load_lose_nothing_and_grant_nothing_twice() {
+    let random = Random::from_environment();
+    let mut node = Node::start();
+    let promotions = open_the_shop(&node);
+    let mut all: Vec<Acknowledged> = Vec::new();
+    let mut rounds = random.fork(1000);
+    for round in 0..KILLS {
+        let load = Load::start(
+            &node,
+            &format!("r{round}"),
+            &promotions,
+            BUYERS,
+            &random.fork(round),
+        );
+        let enough = usize::try_from(20 + rounds.below(600)).expect("a small number");
+        wait_until(Duration::from_mins(1), "the load is under way", || {
+            let count = load.acknowledged();
+            (count >= enough)
+                .then_some(())
+                .ok_or(format!("{count} of {enough} acknowledged"))
+        });
+        node.kill();
+        let (acknowledged, unknown) = load.stop();
+        verified_offline(node.data_dir(), &node);
+        node.restart();
+
+        for one in &acknowledged {
+            still_held(&node, one);
+        }
+        all.extend(acknowledged);
+        let folded = audit(&node);
+        for one in &all {
+            folded_once(&folded, one);
+        }
+        // What was left without an answer is learnt by asking again, and asking again takes nothing twice.
+        for body in &unknown {
+            let answer = node.post("/v1/grabs", body);
+            assert!(
+                matches!(answer.status, 200 | 409),
+                "round {round}: {answer}"
+            );
+        }
+        for one in all.iter().rev().take(20) {
+            replayed_as_before(&node.post("/v1/grabs", &one.body), one);
+        }
+        node.cli(&["flows", "verify"]).ok();
+    }
+    assert!(all.len() >= 20 * 20, "{} acknowledged in all", all.len());
+    eprintln!("{} acknowledged grabs survived {KILLS} kills", all.len());
+}
+
+#[track_caller]
+fn verified_offline(data_dir: &Path, node: &Node) {
+    let data_dir = data_dir.to_str().expect("a plain path");
+    node.cli(&["flows", "verify", "--data-dir", data_dir]).ok();
+}
+
+#[track_caller]
+fn still_held(node: &Node, one: &Acknowledged) {
+    let order = node.order(one.order_id()).at(one.promotion_id()).view();
+    assert_eq!(order["state"], "held", "{order}");
+    assert_eq!(order["pay_by"], one.pay_by, "{order}");
+    assert_eq!(order["pin"], one.body["pin"], "{order}");
+}
+
+#[track_caller]
+fn folded_once(folded: &Audit, one: &Acknowledged) {
+    let items = one.body["items"].as_array().expect("items");
+    for item in items {
+        let promotion = item["promotion_id"].as_str().expect("an id");
+        let held = folded.order(promotion, one.order_id());
+        let held =
+            held.unwrap_or_else(|| panic!("acknowledged but not in the flows: {}", one.body));
+        let units: i64 = held
+            .items
+            .iter()
+            .filter(|(id, _)| id == promotion)
+            .map(|(_, units)| units)
+            .sum();
+        let asked: i64 = items
+            .iter()
+            .filter(|item| item["promotion_id"] == promotion)
+            .map(|item| item["quantity"].as_i64().expect("a quantity"))
+            .sum();
+        assert_eq!(units, asked, "{held:?} for {}", one.body);
+    }
+}
+
+#[track_caller]
+fn replayed_as_before(answer: &Answer, one: &Acknowledged) {
+    let body = answer.expect(200);
+    assert_eq!(
+        (&body["replayed"], &body["pay_by"]),
+        (&json!(true), &json!(one.pay_by)),
+        "{answer}"
+    );
+}
+
+#[test]
+fn every_kind_of_change_survives_a_kill() {
+    let mut node = Node::start();
+    let sale = node
+        .promotion("A")
+        .quantity(10)
+        .per_pin(2)
+        .price(2, 1)
+        .create();
+    sale.patch(&json!({"add_quantity": 5, "title": "changed"}))
+        .expect(200);
+    node.promotion("stopped").create().stop().expect(200);
+    assert_eq!(node.promotion("gone").create().delete().status / 100, 2);
+    node.grab("held", "alice").of("A", 1).granted();
+    node.grab("paid", "bob").of("A", 2).granted();
+    node.order("paid").confirm().expect(200);
+    node.grab("left", "carol").of("A", 1).granted();
+    node.order("left").cancel("stock").expect(200);
+    node.order("early")
+        .cancel_with(&json!({"reason": "user", "promotion_ids": ["A"]}))
+        .expect(200);
+    let everything = |node: &Node| {
+        let mut seen: Vec<Value> = ["A", "stopped"].map(|id| node.offered(id).view()).into();
+        for view in &mut seen {
+            view["attempts"] = Value::Null;
+        }
+        seen.extend(["held", "paid", "left"].map(|id| node.order(id).view()));
+        seen
+    };
+    let before = everything(&node);
+    for _ in 0..2 {
+        node.kill();
+        node.restart();
+        assert_eq!(everything(&node), before);
+    }
+    node.grab("early", "dave")
+        .of("A", 1)
+        .refused(409, "order_returned");
+    node.grab("left", "carol")
+        .of("A", 1)
+        .refused(409, "order_returned");
+    node.grab("held", "alice").of("A", 1).replayed();
+    node.grab("more", "bob")
+        .of("A", 1)
+        .refused(409, "pin_limit");
+    node.grab("o-1", "erin")
+        .of("stopped", 1)
+        .refused(409, "stopped");
+    node.grab("o-1", "erin")
+        .of("gone", 1)
+        .refused(409, "deleted");
+    audit(&node);
+}
+
+#[test]
+fn a_drain_answers_what_is_in_flight_and_ends_well() {
+    let mut node = Node::start();
+    node.promotion("A").create();
+    let body = node.grab("o-1", "alice").of("A", 1).body().to_string();
+    let (first, rest) = body.split_at(20);
+    let mut slow = Raw::connect(node.address());
+    slow.send(format!(
+        "POST /v1/grabs HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{first}",
+        body.len()
+    ));
+    // A whole request on a second connection is answered: the node has read the half of ours as well.
+    node.grab("o-2", "bob").of("A", 1).granted();
+
+    node.ask_to_stop();
+    let within = Duration::from_secs(10);
+    wait_until(within, "readyz says that the node drains", || {
+        match node.try_get("/readyz") {
+            Ok(answer) if answer.status == 503 => Ok(()),
+            Ok(answer) => Err(answer.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    slow.send(rest);
+    let answer = slow.read(within).answer();
+    assert_eq!(
+        answer.expect(200)["outcome"],
+        "granted",
+        "accepted before the drain: answered"
+    );
+    let status = node.wait_exit();
+    assert!(status.success(), "{status}");
+    node.restart();
+    assert_eq!(node.order("o-1").state(), "held");
+    assert_eq!(node.offered("A").remaining(), 98);
+}
+
+#[test]
+fn a_drain_does_not_wait_for_idle_connections_or_waiting_readers() {
+    let mut node = Node::start();
+    node.promotion("A").create();
+    let last = node
+        .flows(shard_of("A"))
+        .last()
+        .expect("the creation")
+        .cursor;
+    let _idle = Raw::connect(node.address());
+    let mut reader = Raw::connect(node.address());
+    let path = format!(
+        "/v1/flows?shard={}&after={last}&wait_ms=30000",
+        shard_of("A")
+    );
+    reader.request("GET", &path, "");
+    let within = Duration::from_secs(10);
+    let stopping = std::time::Instant::now();
+    let status = node.stop_gracefully();
+    assert!(status.success(), "{status}");
+    assert!(
+        stopping.elapsed() < within,
+        "the drain took {:?}",
+        stopping.elapsed()
+    );
+}
+
+#[test]
+fn a_drain_under_load_loses_no_acknowledged_grab() {
+    let random = Random::from_environment();
+    let mut node = Node::start();
+    let promotions = open_the_shop(&node);
+    let mut all = Vec::new();
+    for round in 0..3 {
+        let load = Load::start(
+            &node,
+            &format!("r{round}"),
+            &promotions,
+            BUYERS,
+            &random.fork(round),
+        );
+        wait_until(Duration::from_mins(1), "the load is under way", || {
+            let count = load.acknowledged();
+            (count >= 300)
+                .then_some(())
+                .ok_or(format!("{count} acknowledged"))
+        });
+        let status = node.stop_gracefully();
+        assert!(status.success(), "{status}");
+        let (acknowledged, _) = load.stop();
+        all.extend(acknowledged);
+        verified_offline(node.data_dir(), &node);
+        node.restart();
+        let folded = audit(&node);
+        for one in &all {
+            folded_once(&folded, one);
+        }
+    }
+}
+
+#[test]
+fn counters_are_rebuilt_from_the_flows_alone() {
+    let random = Random::from_environment();
+    let mut node = Node::start();
+    let promotions = open_the_shop(&node);
+    let load = Load::start(&node, "r", &promotions, BUYERS, &random);
+    wait_until(Duration::from_mins(1), "some grabs", || {
+        let count = load.acknowledged();
+        (count >= 500)
+            .then_some(())
+            .ok_or(format!("{count} acknowledged"))
+    });
+    let (acknowledged, _) = load.stop();
+    for one in acknowledged.iter().step_by(3) {
+        node.order(one.order_id())
+            .at(one.promotion_id())
+            .confirm()
+            .expect(200);
+    }
+    for one in acknowledged.iter().skip(1).step_by(3) {
+        node.order(one.order_id())
+            .at(one.promotion_id())
+            .cancel("user")
+            .expect(200);
+    }
+    let counters = |node: &Node| -> Vec<Value> {
+        promotions
+            .iter()
+            .map(|id| {
+                let mut view = node.offered(id).view();
+                view["attempts"] = Value::Null;
+                view
+            })
+            .collect()
+    };
+    let before = counters(&node);
+    assert!(node.stop_gracefully().success());
+
+    let deleted = delete_snapshots(node.data_dir());
+    let data_dir = node.data_dir().to_str().expect("a plain path").to_owned();
+    let rebuilt = node.cli(&["flows", "rebuild", "--data-dir", &data_dir]);
+    rebuilt.ok();
+    eprintln!(
+        "{deleted} snapshot files deleted; rebuild says:\n{}",
+        rebuilt.stdout
+    );
+    node.cli(&["flows", "verify", "--data-dir", &data_dir]).ok();
+    node.restart();
+    assert_eq!(counters(&node), before);
+    for one in acknowledged.iter().take(50) {
+        replayed_or_returned(&node.post("/v1/grabs", &one.body));
+    }
+    audit(&node);
+}
+
+#[track_caller]
+fn replayed_or_returned(answer: &Answer) {
+    if answer.status == 200 {
+        assert_eq!(answer.json()["replayed"], true, "{answer}");
+    } else {
+        answer.refused(409, "order_returned");
+    }
+}
+
+/// Deletes every file below a folder whose name says that it holds snapshots.
+fn delete_snapshots(data_dir: &Path) -> usize {
+    let mut deleted = 0;
+    let mut folders = vec![data_dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).expect("a readable data directory");
+        for entry in entries {
+            let path = entry.expect("a readable entry").path();
+            let in_snapshots = path
+                .strip_prefix(data_dir)
+                .is_ok_and(|below| below.to_string_lossy().contains("snapshot"));
+            if path.is_dir() {
+                folders.push(path);
+            } else if in_snapshots {
+                std::fs::remove_file(&path).expect("a snapshot can be deleted");
+                deleted += 1;
+            }
+        }
+    }
+    deleted
+}
