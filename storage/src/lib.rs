@@ -1,1 +1,38 @@
-//! placeholder
+//! One node's disk: the log of every group, the little state that Raft must not lose, and snapshot files.
+//!
+//! The log *is* the flow log: an accepted grab is written once per replica, here. One RocksDB holds all groups; one writer
+//! thread takes what every group has to write, puts everything that waits into one batch with one synced write, and only then
+//! calls back. So one `fsync` serves all groups, and what the log recovers to after a crash is always a prefix, without holes, of
+//! what was handed over.
+//!
+//! The crate knows nothing of Raft: entries, votes and markers are opaque bytes under `(group, index)`. What it promises:
+//! - nothing whose callback said `Ok` is lost, whatever dies;
+//! - what is read back is what was written: every value carries a checksum over its key and itself, checked on each read, and a
+//!   value that fails it is an error that names it, never skipped;
+//! - after the first failed write the store takes no more (`Store::fault`), and goes on reading.
+
+mod database;
+mod directory;
+mod error;
+mod group;
+mod log;
+mod options;
+mod reader;
+mod record;
+mod snapshot;
+mod stats;
+mod store;
+mod tail;
+mod wal_check;
+mod writer;
+
+pub use bytes::Bytes;
+pub use directory::{FORMAT_VERSION, Identity};
+pub use error::{OpenError, ReadError, SnapshotError, WriteError};
+pub use log::GroupLog;
+pub use options::Options;
+pub use record::{GROUPS_MAX, GroupId};
+pub use snapshot::{SnapshotDir, SnapshotInfo, SnapshotReader, SnapshotWriter};
+pub use stats::{Histogram, Stats};
+pub use store::Store;
+pub use writer::Done;

@@ -1,0 +1,241 @@
+//! The store of one node: opening, closing, and what concerns all groups.
+//!
+//! Invariant: the directory's lock outlives the database, and the database outlives the writer.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+
+use crossbeam::channel::{self, Sender};
+
+use crate::database::Database;
+use crate::directory::Directory;
+use crate::group::Group;
+use crate::reader;
+use crate::snapshot;
+use crate::stats::Counters;
+use crate::wal_check;
+use crate::writer::{Operation, Writer};
+use crate::{
+    GROUPS_MAX, GroupId, GroupLog, Identity, OpenError, Options, ReadError, SnapshotDir, Stats,
+};
+
+/// All that is durable on one node. Clones share it; the last one dropped closes it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What handles share, and the writer does not have: dropping the last of it ends the writer.
+pub(crate) struct Inner {
+    pub(crate) core: Arc<Core>,
+    /// `None` once closed, and in a store opened offline.
+    pub(crate) queue: RwLock<Option<Sender<Operation>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) read_only: bool,
+    tail_bytes: usize,
+    loading: Mutex<()>,
+}
+
+/// What handles and writer share. Fields are dropped in this order: the database before the lock.
+pub(crate) struct Core {
+    pub(crate) database: Database,
+    pub(crate) groups: [OnceLock<Arc<Group>>; GROUPS_MAX as usize],
+    pub(crate) stats: Counters,
+    /// Why the store takes no more writes.
+    pub(crate) fault: OnceLock<Arc<str>>,
+    /// One bit per group whose committed index was saved and is not yet written.
+    pub(crate) lazy: AtomicU64,
+    /// Whether the writer waits without looking at `lazy` again.
+    pub(crate) asleep: AtomicBool,
+    directory: Directory,
+}
+
+const _: () = assert!(
+    GROUPS_MAX as u32 == u64::BITS,
+    "`lazy` has one bit per group"
+);
+
+impl Store {
+    /// Opens the data directory of `identity`, creating it if it is absent or empty.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; a directory that is refused is left as it was.
+    pub fn open(dir: &Path, identity: &Identity, options: &Options) -> Result<Self, OpenError> {
+        let directory = Directory::take(dir, identity)?;
+        let path = directory.database();
+        if !directory.is_new() {
+            wal_check::check(&path, options)?;
+        }
+        let database = Database::open(&path, options, directory.is_new())?;
+        database.warm(options.wal_warm_bytes)?;
+        directory.finish_creation()?;
+        snapshot::remove_unfinished(&directory.snapshots())
+            .map_err(|error| OpenError::from_io("clearing", &directory.snapshots(), &error))?;
+        let core = Arc::new(Core::new(database, directory));
+        let (sender, receiver) = channel::bounded(options.queue_operations_max);
+        let writer = Writer::new(
+            core.clone(),
+            receiver,
+            options.sync,
+            options.batch_bytes_max,
+        );
+        let thread = thread::Builder::new()
+            .name("storage-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|error| OpenError::from_io("starting the writer's thread for", dir, &error))?;
+        Ok(Self::from_parts(core, Some(sender), Some(thread), options))
+    }
+
+    /// Opens the data directory of a stopped node for reading, whosever it is. Nothing in its database is changed; every write is
+    /// refused. Snapshots can be written.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_offline(dir: &Path) -> Result<Self, OpenError> {
+        let options = Options::default();
+        let directory = Directory::take_existing(dir)?;
+        let path = directory.database();
+        wal_check::check(&path, &options)?;
+        let database = Database::open_read_only(&path, &options)?;
+        Ok(Self::from_parts(
+            Arc::new(Core::new(database, directory)),
+            None,
+            None,
+            &options,
+        ))
+    }
+
+    fn from_parts(
+        core: Arc<Core>,
+        queue: Option<Sender<Operation>>,
+        writer: Option<JoinHandle<()>>,
+        options: &Options,
+    ) -> Self {
+        let inner = Inner {
+            core,
+            read_only: queue.is_none(),
+            queue: RwLock::new(queue),
+            writer: Mutex::new(writer),
+            tail_bytes: options.tail_bytes_per_group,
+            loading: Mutex::new(()),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Whose data this is.
+    pub fn identity(&self) -> &Identity {
+        self.inner.core.directory.identity()
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        self.inner.core.directory.root()
+    }
+
+    /// The log of `group`, which is read on first use: floor, first, last, vote, committed.
+    ///
+    /// # Errors
+    /// If the group cannot be, or what is kept beside its entries is damaged or contradicts them.
+    pub fn log(&self, group: GroupId) -> Result<GroupLog, ReadError> {
+        let Some(slot) = self.inner.core.groups.get(usize::from(group.0)) else {
+            return Err(ReadError::NoSuchGroup {
+                group,
+                max: GROUPS_MAX - 1,
+            });
+        };
+        let _loading = self
+            .inner
+            .loading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = slot.get() {
+            return Ok(GroupLog::new(self.inner.clone(), loaded.clone()));
+        }
+        let state = reader::load(&self.inner.core.database, group, self.inner.tail_bytes)?;
+        let loaded = slot.get_or_init(|| Arc::new(Group::new(group, state)));
+        Ok(GroupLog::new(self.inner.clone(), loaded.clone()))
+    }
+
+    /// The groups that have anything on disk, in order.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn groups(&self) -> Result<Vec<GroupId>, ReadError> {
+        reader::groups(&self.inner.core.database)
+    }
+
+    /// Why the store takes no more writes; `None` while it does. It stays so until the store is opened again.
+    pub fn fault(&self) -> Option<String> {
+        self.inner.core.fault.get().map(ToString::to_string)
+    }
+
+    /// What the writer has done since the store was opened.
+    pub fn stats(&self) -> Stats {
+        self.inner.core.stats.read()
+    }
+
+    /// The snapshots of `group`.
+    pub fn snapshots(&self, group: GroupId) -> SnapshotDir {
+        SnapshotDir::new(&self.inner.core.directory.snapshots(), group)
+    }
+
+    /// Bytes that this user may still write to the file system of the data directory.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn disk_free_bytes(&self) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(self.dir())?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    /// Writes what waits and stops the writer. Every later write is refused; reads go on. The directory is free for another process when
+    /// the last handle, of the store or of a log, is gone.
+    pub fn close(self) {
+        self.inner.stop();
+    }
+}
+
+impl Core {
+    fn new(database: Database, directory: Directory) -> Self {
+        Self {
+            database,
+            groups: [const { OnceLock::new() }; GROUPS_MAX as usize],
+            stats: Counters::default(),
+            fault: OnceLock::new(),
+            lazy: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            directory,
+        }
+    }
+}
+
+impl Inner {
+    fn stop(&self) {
+        self.queue
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // A callback may drop the last handle on the writer's own thread, which ends by itself then.
+        if let Some(writer) = writer.filter(|writer| writer.thread().id() != thread::current().id())
+            && writer.join().is_err()
+        {
+            tracing::error!(dir = %self.core.directory.root().display(), "the storage writer's thread panicked");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
