@@ -1,6 +1,6 @@
 //! A small reproducible random source for workloads.
 //!
-//! Invariant: the whole sequence follows from one printed seed; `QIANG_SEED=N` repeats a run.
+//! Invariant: the whole sequence follows from one printed seed; `TEST_SEED=N` repeats a run.
 
 use std::time::SystemTime;
 
@@ -9,13 +9,13 @@ use std::time::SystemTime;
 pub struct Random(u64);
 
 impl Random {
-    /// A source from `QIANG_SEED` or from the clock; the seed goes to stderr, which the test runner shows on a failure.
+    /// A source from `TEST_SEED` or from the clock; the seed goes to stderr, which the test runner shows on a failure.
     pub fn from_environment() -> Self {
-        let seed = std::env::var("QIANG_SEED").map_or_else(
+        let seed = std::env::var("TEST_SEED").map_or_else(
             |_| crate::millis_since_epoch(SystemTime::now()).unsigned_abs(),
-            |text| text.parse().expect("QIANG_SEED is a whole number"),
+            |text| text.parse().expect("TEST_SEED is a whole number"),
         );
-        eprintln!("seed: {seed} (repeat with QIANG_SEED={seed})");
+        eprintln!("seed: {seed} (repeat with TEST_SEED={seed})");
         Self(seed)
     }
 

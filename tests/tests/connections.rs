@@ -7,13 +7,23 @@ use std::time::{Duration, Instant};
 
 /// Enough for any answer that is due at once.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// More than any limit on header or body time that a server would sensibly have.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// More than the limits of [`impatient`], less than their defaults together.
+const PATIENCE: Duration = Duration::from_secs(9);
 
 const GRAB: &str = r#"{"order_id":"o-1","pin":"alice","ip":"203.0.113.9","channel":"app","items":[{"promotion_id":"A","quantity":1}]}"#;
 
 fn selling() -> Node {
     let node = Node::start();
+    node.promotion("A").create();
+    node
+}
+
+/// A node that loses its patience after a second instead of its usual ten or so.
+fn impatient() -> Node {
+    let node = Node::builder()
+        .env("QIANG_HTTP__HEADER_TIMEOUT_MS", "1000")
+        .env("QIANG_HTTP__REQUEST_TIMEOUT_MS", "2000")
+        .start();
     node.promotion("A").create();
     node
 }
@@ -66,7 +76,7 @@ fn bytes_that_are_not_utf8_are_refused() {
 
 #[test]
 fn headers_that_never_end_are_cut_off_in_time() {
-    let node = selling();
+    let node = impatient();
     let mut slow = Raw::connect(node.address());
     slow.send("POST /v1/grabs HTTP/1.1\r\nhost: te");
     let started = Instant::now();
@@ -80,7 +90,7 @@ fn headers_that_never_end_are_cut_off_in_time() {
 
 #[test]
 fn a_body_that_never_ends_is_cut_off_in_time() {
-    let node = selling();
+    let node = impatient();
     let mut slow = Raw::connect(node.address());
     slow.send("POST /v1/grabs HTTP/1.1\r\nhost: test\r\ncontent-length: 200\r\n\r\n{\"order_id\"");
     let started = Instant::now();

@@ -1,6 +1,6 @@
 //! A million orders that fall due in the same second.
 //!
-//! `QIANG_TEST_EXPIRING=N` changes the number of orders (default 1,000,000). Invariant: every one of them is returned
+//! `TEST_EXPIRING_ORDERS=N` changes the number of orders (default 1,000,000). Invariant: every one of them is returned
 //! exactly once, and grabs on the same shard are answered all the while.
 
 use qiang_tests::{Client, Node, id_on_shard, millis_since_epoch, shard_of, wait_until};
@@ -15,12 +15,13 @@ const IN_ONE: usize = 8192;
 const RETURNED_WITHIN: Duration = Duration::from_mins(2);
 /// No grab may take longer than this in between: half of the shortest deadline a caller would sensibly set.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
-const TOO_SLOW: &str = "too slow to have them all due at once: set QIANG_TEST_EXPIRING to fewer";
+const TOO_SLOW: &str = "too slow to have them all due at once: set TEST_EXPIRING_ORDERS to fewer";
 
 #[test]
 fn a_million_orders_due_in_one_second_are_returned_while_grabs_go_on() {
-    let orders = std::env::var("QIANG_TEST_EXPIRING").map_or(ORDERS_DEFAULT, |text| {
-        text.parse().expect("QIANG_TEST_EXPIRING is a whole number")
+    let orders = std::env::var("TEST_EXPIRING_ORDERS").map_or(ORDERS_DEFAULT, |text| {
+        text.parse()
+            .expect("TEST_EXPIRING_ORDERS is a whole number")
     });
     let node = Node::start();
     let beside = id_on_shard("beside", shard_of("A"));

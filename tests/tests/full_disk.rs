@@ -83,14 +83,19 @@ fn grab_many(node: &Node, round: usize) -> (Vec<Value>, Vec<Value>) {
 
 #[test]
 fn a_full_disk_refuses_grabs_says_why_and_loses_nothing() {
-    let disk = match SmallDisk::mount(512) {
+    let disk = match SmallDisk::mount(256) {
         Ok(disk) => disk,
         Err(why) => {
             eprintln!("not tested: {why}");
             return;
         }
     };
-    let mut node = Node::builder().data_dir(&disk.path().join("data")).start();
+    // Small files, so that the space taken before lasts for seconds and not for minutes.
+    let mut node = Node::builder()
+        .data_dir(&disk.path().join("data"))
+        .env("QIANG_STORAGE__MEMTABLE_BYTES", "4194304")
+        .env("QIANG_STORAGE__WAL_WARM_BYTES", "4194304")
+        .start();
     node.promotion("A").quantity(100_000_000).create();
     node.grab("first", "alice").of("A", 1).granted();
     let filler = disk.fill();
