@@ -455,8 +455,7 @@ fn a_port_that_is_taken_is_named() {
 }
 
 #[test]
-fn drift_between_counters_and_flows_would_be_exit_code_6() {
-    // Without a fault in the product there is no drift to show: what can be asked is that a clean node says 0 and what it compared.
+fn a_serving_node_is_verified_and_says_what_was_compared() {
     let node = Node::start();
     node.promotion("A").create();
     node.grab("o-1", "alice").of("A", 1).granted();
