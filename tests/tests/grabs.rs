@@ -467,8 +467,10 @@ fn a_batch_answers_in_the_order_given_and_a_bad_element_fails_alone() {
     let ok = |order: &str| node.grab(order, "alice").of("A", 1).body();
     let mut odd = ok("o-odd");
     odd["colour"] = "red".into();
+    let mut wrong = ok("o-wrong");
+    wrong["order_id"] = 5.into();
     let batch = json!({"grabs": [
-        ok("o-1"), odd, {"order_id": 5}, ok("o-1"), "text",
+        ok("o-1"), odd, wrong, ok("o-1"), "text",
         node.grab("o-2", "bob").of("nowhere", 1).body(), ok("o-3"), ok("o-4"),
         node.grab("o-5", "bob").body(),
     ]});
