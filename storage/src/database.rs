@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRecoveryMode, FlushOptions, LogLevel, WriteBatch, WriteOptions,
+    DBRecoveryMode, FlushOptions, InfoLogger, LogLevel, WriteBatch, WriteOptions,
 };
 
 use crate::{OpenError, Options};
@@ -24,10 +24,6 @@ const LEVEL0_STOP_FILES: i32 = 128;
 const LOG_BLOCK_BYTES: usize = 32 << 10;
 /// Bytes after which a table file being written is handed to the disk, so that a flush does not delay a synced write at its end.
 const BACKGROUND_SYNC_BYTES: u64 = 1 << 20;
-/// RocksDB's own diary: files and bytes each.
-const DIARY_FILES: usize = 3;
-const DIARY_BYTES: usize = 4 << 20;
-
 /// An open RocksDB with its two column families.
 pub(crate) struct Database {
     db: DB,
@@ -137,11 +133,18 @@ fn general_options(options: &Options) -> rocksdb::Options {
     general.set_max_background_jobs(2);
     general.set_bytes_per_sync(BACKGROUND_SYNC_BYTES);
     general.set_max_open_files(512);
-    general.set_keep_log_file_num(DIARY_FILES);
-    general.set_max_log_file_size(DIARY_BYTES);
-    general.set_log_level(LogLevel::Warn);
+    general.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, on_message));
     general.set_stats_dump_period_sec(0);
     general
+}
+
+/// Takes what RocksDB has to say into the node's log; no diary of its own lies among the data. A warning is often no more than the end
+/// of a file that a crash cut.
+fn on_message(level: LogLevel, message: &str) {
+    match level {
+        LogLevel::Error | LogLevel::Fatal => tracing::error!(message, "RocksDB"),
+        _ => tracing::info!(message, "RocksDB"),
+    }
 }
 
 fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {

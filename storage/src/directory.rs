@@ -37,6 +37,24 @@ pub struct Identity {
     pub node_id: u64,
 }
 
+impl Identity {
+    /// Whose data the directory holds; `None` if it is absent, empty, or its creation was never finished.
+    ///
+    /// # Errors
+    /// If it is not a data directory, or its identity cannot be read.
+    pub fn read(root: &Path) -> Result<Option<Self>, OpenError> {
+        match fs::metadata(root) {
+            Ok(found) if !found.is_dir() => Err(not_a_directory(root)),
+            Ok(_) => match recognise(root)? {
+                Known::Complete => read_identity(root).map(Some),
+                _ => Ok(None),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(OpenError::from_io("looking at", root, &error)),
+        }
+    }
+}
+
 /// `identity.json`. Only `format` is read before the version is known to be ours.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -138,12 +138,11 @@ impl Writer {
 
     /// Runs until the queue is closed and empty.
     pub(crate) fn run(mut self) {
-        let guard = PanicGuard(self.core.clone());
+        let _guard = PanicGuard(self.core.clone());
         while let Some(operation) = self.next() {
             self.run_batch(Some(operation));
         }
         self.run_batch(None);
-        std::mem::forget(guard);
     }
 
     /// Waits for an operation; while waiting, writes the committed indexes that are due.
@@ -334,6 +333,9 @@ struct PanicGuard(Arc<Core>);
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
         self.0
             .fault
             .get_or_init(|| "the writer's thread panicked".into());
