@@ -1,0 +1,37 @@
+//! The board: every promotion's committed counters, where any thread can read them without asking
+//! an actor. Shards publish to it before they answer, so it is never behind an answer, and never
+//! shows what a failover could take back.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use fxhash::FxBuildHasher;
+use qiang_engine::PromotionId;
+use qiang_engine::promotion::Promotion;
+
+/// The committed counters of all promotions of this node's shards.
+#[derive(Debug, Clone, Default)]
+pub struct Board {
+    promotions: Arc<DashMap<PromotionId, Promotion, FxBuildHasher>>,
+}
+
+impl Board {
+    /// Shows a promotion as it is committed.
+    pub fn publish(&self, promotion: Promotion) {
+        self.promotions.insert(promotion.id.clone(), promotion);
+    }
+
+    /// A promotion as it was last committed.
+    pub fn get(&self, promotion_id: &PromotionId) -> Option<Promotion> {
+        self.promotions
+            .get(promotion_id)
+            .map(|promotion| promotion.clone())
+    }
+
+    /// Looks at every promotion, in no particular order.
+    pub fn for_each(&self, mut look: impl FnMut(&Promotion)) {
+        self.promotions
+            .iter()
+            .for_each(|promotion| look(&promotion));
+    }
+}

@@ -1,0 +1,172 @@
+//! Reading flows: the committed log of a shard, record by record, void batches left out.
+//!
+//! A cursor is `index << 16 | position`: unique and growing in commit order, so a reader that keeps
+//! the last one misses none and sees none twice.
+
+use std::sync::Arc;
+
+use qiang_engine::{Batch, Record, ShardId};
+use qiang_storage::GroupLog;
+use tokio::sync::watch;
+
+use crate::group::ShardGroup;
+use crate::types::batch_in;
+
+/// Bytes of entries read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// Bits of a cursor that number a record within its entry.
+const POSITION_BITS: u32 = 16;
+
+const _: () = assert!(qiang_engine::limits::BATCH_RECORDS_MAX * 2 < 1 << POSITION_BITS);
+
+/// One committed change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// Its place in the shard's flows.
+    pub cursor: u64,
+    /// The shard.
+    pub shard: ShardId,
+    /// Index of its log entry.
+    pub index: u64,
+    /// What changed.
+    pub record: Record,
+}
+
+/// Why flows could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FlowError {
+    /// What follows the cursor was deleted by retention.
+    #[error(
+        "the flows after this cursor were deleted by retention; the oldest kept begin at cursor {oldest}"
+    )]
+    Forgotten {
+        /// The oldest cursor that can be read from.
+        oldest: u64,
+    },
+    /// The group is not running.
+    #[error("the shard is not running")]
+    Unavailable,
+    /// The log could not be read.
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// Reads the flows of one shard.
+#[derive(Clone)]
+pub struct FlowReader {
+    pub(crate) group: Arc<ShardGroup>,
+    pub(crate) log: GroupLog,
+}
+
+impl FlowReader {
+    /// Up to `limit` flows after the cursor `after` (0: from the oldest) that `wanted` lets through.
+    /// Blocks on the disk.
+    pub fn read(
+        &self,
+        after: u64,
+        limit: usize,
+        wanted: impl Fn(&Record) -> bool,
+    ) -> Result<Vec<Flow>, FlowError> {
+        let applied = *self.group.applied.borrow();
+        let first = self.log.first_index().unwrap_or(0);
+        let mut next = after >> POSITION_BITS;
+        if after == 0 {
+            next = first;
+        } else if next + 1 < first {
+            return Err(FlowError::Forgotten {
+                oldest: first << POSITION_BITS,
+            });
+        }
+        next = next.max(first);
+        let mut flows = Vec::new();
+        while next <= applied && flows.len() < limit {
+            let values = self
+                .log
+                .read(next, applied + 1, READ_BYTES)
+                .map_err(|error| FlowError::Storage(error.to_string()))?;
+            if values.is_empty() {
+                break;
+            }
+            for value in &values {
+                let storage =
+                    |error: String| FlowError::Storage(format!("log entry {next}: {error}"));
+                if let Some(bytes) =
+                    batch_in(next, value).map_err(|error| storage(error.to_string()))?
+                {
+                    if !self.group.is_void(next) {
+                        let batch =
+                            Batch::decode(&bytes).map_err(|error| storage(error.to_string()))?;
+                        flows.extend(
+                            flows_of(self.group.shard, next, batch)
+                                .filter(|flow| flow.cursor > after && wanted(&flow.record)),
+                        );
+                    }
+                }
+                next += 1;
+                if flows.len() >= limit {
+                    break;
+                }
+            }
+        }
+        flows.truncate(limit);
+        Ok(flows)
+    }
+
+    /// Tells of every advance of the log; subscribe before reading, so that none is missed.
+    pub fn advances(&self) -> watch::Receiver<u64> {
+        self.group.applied.subscribe()
+    }
+
+    /// Index of the first entry that was decided at or after `time`, by halving: times grow along the log.
+    pub fn index_at(&self, time: qiang_engine::UnixMs, to: u64) -> Result<u64, FlowError> {
+        let (mut low, mut high) = (self.log.first_index().unwrap_or(0), to);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.time_from(middle, high)? {
+                Some(at) if at < time => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    /// When the first batch in `from..to` was decided.
+    fn time_from(&self, from: u64, to: u64) -> Result<Option<qiang_engine::UnixMs>, FlowError> {
+        let mut index = from;
+        while index < to {
+            let storage = |error: String| FlowError::Storage(format!("log entry {index}: {error}"));
+            let values = self
+                .log
+                .read(index, index + 1, 1)
+                .map_err(|error| storage(error.to_string()))?;
+            let Some(value) = values.first() else {
+                return Ok(None);
+            };
+            if let Some(bytes) =
+                batch_in(index, value).map_err(|error| storage(error.to_string()))?
+            {
+                let batch = Batch::decode(&bytes).map_err(|error| storage(error.to_string()))?;
+                if let Some(record) = batch.records.first() {
+                    return Ok(Some(record.at()));
+                }
+            }
+            index += 1;
+        }
+        Ok(None)
+    }
+}
+
+/// The flows of one batch.
+pub fn flows_of(shard: ShardId, index: u64, batch: Batch) -> impl Iterator<Item = Flow> {
+    batch
+        .records
+        .into_iter()
+        .zip(0..)
+        .map(move |(record, position): (Record, u64)| Flow {
+            cursor: index << POSITION_BITS | position,
+            shard,
+            index,
+            record,
+        })
+}

@@ -1,0 +1,165 @@
+//! What the parts of one shard's group share: its Raft instance and what its actor shows others.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use openraft::Instant;
+use openraft::Raft;
+use openraft::async_runtime::WatchReceiver;
+use qiang_engine::ShardId;
+use tokio::sync::watch;
+
+use crate::mailbox::Mailbox;
+use crate::shard_machine::ShardMachine;
+use crate::types::TypeConfig;
+
+pub type ShardRaft = Raft<TypeConfig, ShardMachine>;
+
+/// One shard's group on this node.
+pub struct ShardGroup {
+    pub shard: ShardId,
+    pub mailbox: Mailbox,
+    /// Set once the group is started.
+    pub raft: OnceLock<ShardRaft>,
+    /// Log index up to which the actor has taken committed entries.
+    pub applied: watch::Sender<u64>,
+    /// Log indexes of void batches, ascending.
+    pub voids: RwLock<Vec<u64>>,
+    /// Why the shard was stopped, if it was.
+    pub stopped: OnceLock<String>,
+    pub deciding: AtomicBool,
+    pub pending: AtomicUsize,
+    pub orders: AtomicU64,
+}
+
+/// One group as operators see it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct GroupStatus {
+    /// The shard's number, or `meta`.
+    pub group: String,
+    /// The node that leads, if one is known.
+    pub leader: Option<u64>,
+    /// The Raft term.
+    pub term: u64,
+    /// Index of the last entry in the log.
+    pub last_index: u64,
+    /// Index up to which entries are committed.
+    pub committed_index: u64,
+    /// Index up to which entries are applied.
+    pub applied_index: u64,
+    /// Whether this node leads the group and a quorum agrees, or follows a leader.
+    pub has_quorum: bool,
+    /// Whether this node decides for the shard now.
+    pub deciding: bool,
+    /// Batches proposed and not yet committed.
+    pub pending_entries: usize,
+    /// Commands that wait in the mailbox.
+    pub mailbox_depth: usize,
+    /// Orders held in memory, in any state.
+    pub orders: u64,
+    /// Why the group was stopped, if it was.
+    pub stopped: Option<String>,
+}
+
+impl ShardGroup {
+    pub fn new(shard: ShardId, mailbox: Mailbox) -> Self {
+        ShardGroup {
+            shard,
+            mailbox,
+            raft: OnceLock::new(),
+            applied: watch::Sender::new(0),
+            voids: RwLock::default(),
+            stopped: OnceLock::new(),
+            deciding: AtomicBool::new(false),
+            pending: AtomicUsize::new(0),
+            orders: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the log says that the entry at `index` is void.
+    pub fn is_void(&self, index: u64) -> bool {
+        self.voids
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .binary_search(&index)
+            .is_ok()
+    }
+
+    pub fn status(&self, lease: Duration) -> GroupStatus {
+        let mut status = match self.raft.get() {
+            Some(raft) => raft_status(raft, lease),
+            None => GroupStatus::unknown(),
+        };
+        status.group = self.shard.to_string();
+        status.applied_index = *self.applied.borrow();
+        status.deciding = self.deciding.load(Ordering::Relaxed);
+        status.pending_entries = self.pending.load(Ordering::Relaxed);
+        status.mailbox_depth = self.mailbox.depth();
+        status.orders = self.orders.load(Ordering::Relaxed);
+        status.stopped = self.stopped.get().cloned();
+        status
+    }
+}
+
+impl GroupStatus {
+    /// A group that has not started.
+    pub fn unknown() -> Self {
+        GroupStatus {
+            group: String::new(),
+            leader: None,
+            term: 0,
+            last_index: 0,
+            committed_index: 0,
+            applied_index: 0,
+            has_quorum: false,
+            deciding: false,
+            pending_entries: 0,
+            mailbox_depth: 0,
+            orders: 0,
+            stopped: None,
+        }
+    }
+}
+
+/// What a Raft instance says of itself.
+pub fn raft_status<SM>(raft: &Raft<TypeConfig, SM>, lease: Duration) -> GroupStatus
+where
+    SM: openraft::storage::RaftStateMachine<TypeConfig>,
+{
+    let receiver = raft.metrics();
+    let metrics = receiver.borrow_watched();
+    let leads = metrics.current_leader == Some(metrics.id);
+    GroupStatus {
+        leader: metrics.current_leader,
+        term: metrics.current_term,
+        last_index: metrics.last_log_index.unwrap_or(0),
+        committed_index: metrics
+            .local_committed
+            .map_or(0, |committed| committed.index),
+        applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
+        has_quorum: metrics.running_state.is_ok()
+            && metrics.current_leader.is_some()
+            && (!leads || has_lease(&metrics, lease)),
+        stopped: metrics
+            .running_state
+            .as_ref()
+            .err()
+            .map(ToString::to_string),
+        ..GroupStatus::unknown()
+    }
+}
+
+/// Whether a leader is sure that nobody else leads: it is the only voter, or a quorum answered it
+/// within the lease.
+pub fn has_lease(metrics: &openraft::RaftMetrics<TypeConfig>, lease: Duration) -> bool {
+    if metrics.current_leader != Some(metrics.id) || !metrics.state.is_leader() {
+        return false;
+    }
+    let mut voters = metrics.membership_config.voter_ids();
+    let alone = voters.next() == Some(metrics.id) && voters.next().is_none();
+    alone
+        || metrics
+            .last_quorum_acked
+            .is_some_and(|acked| acked.into_inner().elapsed() < lease)
+}

@@ -1,0 +1,352 @@
+//! The threads that actors live on. A thread owns several actors and nobody else touches them; it
+//! sleeps while none has anything to do.
+//!
+//! One round of an actor: take what the log has to say, then, if it may decide, drain the mailbox to
+//! a limit, decide, and propose all that was accepted as one entry.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use crossbeam::sync::Parker;
+use futures::FutureExt;
+use openraft::async_runtime::WatchReceiver;
+use openraft::error::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+use qiang_engine::actor::{Actor, Effect, Fatal};
+use qiang_engine::shard::Moment;
+use qiang_engine::{Refusal, Replica, Tag, UnixMs};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::board::Board;
+use crate::group::{ShardGroup, has_lease};
+use crate::mailbox::{LogEvent, Reply};
+use crate::node::{CourierJob, PolicyCell};
+use crate::types::{LogId, OnEnd, Payload, TypeConfig};
+
+/// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
+const ROUND_EVENTS_MAX: usize = 1024;
+
+/// How long a thread sleeps at most: deadlines are looked at this often.
+const SLEEP_MAX: Duration = Duration::from_millis(20);
+
+/// How often an actor looks at ends of promotions, retention and guests to be told.
+const CHORES_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long a leader that does not decide waits before it asks the log for a blank entry again.
+const BLANK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What every actor of a node works with.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub board: Board,
+    pub policy: PolicyCell,
+    pub courier: mpsc::Sender<CourierJob>,
+    pub runtime: Handle,
+    /// How long a quorum's answer is trusted.
+    pub lease: Duration,
+}
+
+/// An actor in its place: with its mailbox, its group and the node around it.
+pub struct Seat {
+    group: Arc<ShardGroup>,
+    around: Surroundings,
+    /// Absent once the shard was stopped.
+    actor: Option<Actor<Reply>>,
+    /// The blank entry that this node's present leadership began with.
+    leadership: Option<LogId>,
+    effects: Vec<Effect<Reply>>,
+    chores_at: Instant,
+    blank_at: Instant,
+}
+
+/// Runs the actors of one thread until `stop`.
+pub fn run_seats(mut seats: Vec<Seat>, parker: &Parker, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        let mut busy = false;
+        for seat in &mut seats {
+            busy |= seat.run_round();
+        }
+        if !busy {
+            parker.park_timeout(SLEEP_MAX);
+        }
+    }
+    for seat in &mut seats {
+        seat.give_up();
+    }
+}
+
+/// The wall clock.
+pub fn wall_clock() -> UnixMs {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixMs(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Seat {
+    pub fn new(group: Arc<ShardGroup>, around: Surroundings) -> Self {
+        let now = Instant::now();
+        Seat {
+            group,
+            around,
+            actor: Some(Actor::new(Replica::new(rand::random()), 0)),
+            leadership: None,
+            effects: Vec::new(),
+            chores_at: now,
+            blank_at: now,
+        }
+    }
+
+    /// One round; whether there was anything to do.
+    fn run_round(&mut self) -> bool {
+        let Some(actor) = self.actor.take() else {
+            return self.refuse_all();
+        };
+        let mut actor = actor;
+        match self.run_actor(&mut actor) {
+            Ok(busy) => {
+                self.show(&actor);
+                self.actor = Some(actor);
+                busy
+            }
+            Err(fatal) => {
+                self.stop(actor, &fatal.to_string());
+                true
+            }
+        }
+    }
+
+    fn run_actor(&mut self, actor: &mut Actor<Reply>) -> Result<bool, Fatal> {
+        let heard = self.hear_log(actor)?;
+        let worked = if actor.ready() {
+            self.run_turn(actor)?
+        } else if actor.deciding() {
+            false
+        } else {
+            self.seek_stint();
+            refuse_waiting(&self.group)
+        };
+        actor.take_effects(&mut self.effects);
+        let acted = !self.effects.is_empty();
+        self.act();
+        // With its window full an actor sleeps until the log speaks.
+        let waits = actor.ready() && !self.group.mailbox.idle();
+        Ok(heard || worked || acted || waits)
+    }
+
+    /// Takes what the log has to say.
+    fn hear_log(&mut self, actor: &mut Actor<Reply>) -> Result<bool, Fatal> {
+        let mut heard = false;
+        for _ in 0..ROUND_EVENTS_MAX {
+            let Some(event) = self.group.mailbox.take_log() else {
+                break;
+            };
+            heard = true;
+            match event {
+                LogEvent::Batch { index, bytes } => actor.handle_batch(index, &bytes)?,
+                LogEvent::Blank { index, leader } => {
+                    self.leadership = leader;
+                    actor.handle_blank(index, leader.map(|_| rand::random_range(1..=u64::MAX)))?;
+                }
+                LogEvent::Other { index } => actor.handle_other(index),
+                LogEvent::Snapshot { index, replica } => actor.handle_snapshot(index, *replica)?,
+                LogEvent::Refused { tag } => actor.handle_refused(tag)?,
+                LogEvent::Unknown { tag } => actor.handle_unknown(tag),
+            }
+        }
+        Ok(heard)
+    }
+
+    /// Decides what waits.
+    fn run_turn(&mut self, actor: &mut Actor<Reply>) -> Result<bool, Fatal> {
+        let policy = self.around.policy.get();
+        let now = wall_clock();
+        let moment = Moment {
+            now,
+            default_rate: policy.default_rate,
+            rate_percent: policy.rate_percent,
+        };
+        actor.begin_turn(moment, self.has_lease());
+        let mut commands = 0;
+        while commands < ROUND_EVENTS_MAX && !actor.turn_full() {
+            let Some((command, reply)) = self.group.mailbox.take_command() else {
+                break;
+            };
+            actor.handle_command(&command, reply)?;
+            commands += 1;
+        }
+        actor.run_deadlines()?;
+        if self.chores_at <= Instant::now() {
+            self.chores_at = Instant::now() + CHORES_INTERVAL;
+            actor.run_chores(policy.order_retention_ms)?;
+        }
+        actor.end_turn();
+        Ok(commands > 0)
+    }
+
+    fn has_lease(&self) -> bool {
+        self.group
+            .raft
+            .get()
+            .is_some_and(|raft| has_lease(&raft.metrics().borrow_watched(), self.around.lease))
+    }
+
+    /// A leader that may not decide asks for a blank entry, from which on it may: after a refused or
+    /// lost proposal no election need come.
+    fn seek_stint(&mut self) {
+        let Some(raft) = self.group.raft.get() else {
+            return;
+        };
+        if self.blank_at > Instant::now() {
+            return;
+        }
+        self.blank_at = Instant::now() + BLANK_INTERVAL;
+        if !raft.is_leader() {
+            return;
+        }
+        let raft = raft.clone();
+        self.around.runtime.spawn(async move {
+            if let Err(error) = raft.write_blank().await {
+                tracing::debug!(%error, "a blank entry was not written");
+            }
+        });
+    }
+
+    fn act(&mut self) {
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Reply { to, result } => to.send(result),
+                Effect::Propose { tag, bytes } => self.propose(tag, bytes),
+                Effect::Publish(promotions) => promotions
+                    .into_iter()
+                    .for_each(|shown| self.around.board.publish(shown)),
+                Effect::Ask {
+                    order_id,
+                    try_id,
+                    home,
+                } => {
+                    self.send_courier(CourierJob::Ask {
+                        guest: self.group.shard,
+                        order_id,
+                        try_id,
+                        home,
+                    });
+                }
+                Effect::Tell(tell) => self.send_courier(CourierJob::Tell {
+                    home: self.group.shard,
+                    tell,
+                }),
+            }
+        }
+    }
+
+    /// A job that finds no room is dropped: the actor asks and tells again until it is acknowledged.
+    fn send_courier(&self, job: CourierJob) {
+        if self.around.courier.try_send(job).is_err() {
+            tracing::debug!(shard = self.group.shard.0, "the courier is busy");
+        }
+    }
+
+    fn propose(&self, tag: Tag, bytes: Vec<u8>) {
+        let mailbox = self.group.mailbox.clone();
+        let on_end = OnEnd::new(
+            move |result: Option<ClientWriteResult<TypeConfig>>| match result {
+                // Committed: the entry itself has said so, in its place in the log.
+                Some(Ok(_)) => {}
+                Some(Err(ClientWriteError::ForwardToLeader(_))) => {
+                    mailbox.push_log(LogEvent::Refused { tag })
+                }
+                Some(Err(_)) | None => mailbox.push_log(LogEvent::Unknown { tag }),
+            },
+        );
+        let refused = || self.group.mailbox.push_log(LogEvent::Refused { tag });
+        let (Some(raft), Some(leadership)) = (self.group.raft.get(), self.leadership) else {
+            return refused();
+        };
+        let write = raft
+            .write(Payload(Bytes::from(bytes)))
+            .with_leader(leadership.leader_id)
+            .responder(on_end);
+        // Handing over needs no waiting unless Raft's queue is full; what was not handed over was
+        // never appended.
+        match write.into_future().now_or_never() {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => refused(),
+        }
+    }
+
+    /// Shows others how far the actor is.
+    fn show(&self, actor: &Actor<Reply>) {
+        let group = &self.group;
+        let index = actor.applied_index();
+        let voids = &actor.replica().voids;
+        if group
+            .voids
+            .read()
+            .is_ok_and(|shown| shown.len() != voids.len())
+        {
+            *group
+                .voids
+                .write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = voids.clone();
+        }
+        group
+            .applied
+            .send_if_modified(|shown| std::mem::replace(shown, index) != index);
+        group.deciding.store(actor.deciding(), Ordering::Relaxed);
+        group.pending.store(actor.pending(), Ordering::Relaxed);
+        group.orders.store(
+            actor.replica().shard.order_count() as u64,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Stops the shard on this node, loudly. Its state in memory cannot be trusted; the log can.
+    fn stop(&mut self, actor: Actor<Reply>, why: &str) {
+        tracing::error!(
+            shard = self.group.shard.0,
+            why,
+            "shard stopped: restart the node to recover it from its flows"
+        );
+        // Only the first reason is kept.
+        let _ = self.group.stopped.set(why.to_owned());
+        self.effects = actor.abandon();
+        self.act();
+        self.group.deciding.store(false, Ordering::Relaxed);
+        if let Some(raft) = self.group.raft.get().cloned() {
+            self.around
+                .runtime
+                .spawn(async move { raft.shutdown().await });
+        }
+    }
+
+    /// The node is stopping: whoever still waits is answered.
+    fn give_up(&mut self) {
+        if let Some(actor) = self.actor.take() {
+            self.effects = actor.abandon();
+            self.act();
+        }
+        self.refuse_all();
+    }
+
+    fn refuse_all(&self) -> bool {
+        let mut any = refuse_waiting(&self.group);
+        while self.group.mailbox.take_log().is_some() {
+            any = true;
+        }
+        any
+    }
+}
+
+/// Answers `unavailable` to every command that waits.
+fn refuse_waiting(group: &ShardGroup) -> bool {
+    let mut any = false;
+    while let Some((_, reply)) = group.mailbox.take_command() {
+        reply.send(Err(Refusal::Unavailable));
+        any = true;
+    }
+    any
+}

@@ -1,0 +1,145 @@
+//! The way into an actor: one bounded mailbox for clients, one queue for what the log says, and the
+//! thread to wake. Handles are cheap to clone.
+//!
+//! Invariant: every command handed over is answered exactly once. A reply slot that is dropped
+//! answers `outcome_unknown` by itself, so no caller waits for ever or is told what may be wrong.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use crossbeam::queue::{ArrayQueue, SegQueue};
+use crossbeam::sync::Unparker;
+use qiang_engine::{Answer, Command, Refusal, Replica, Tag};
+use tokio::sync::{Notify, oneshot};
+
+use crate::types::LogId;
+
+/// Commands that may wait for one shard; past it the answer is `overloaded` at once.
+const MAILBOX_COMMANDS_MAX: usize = 32_768;
+
+/// Entries that may wait for one actor before `apply` holds back.
+const LOG_EVENTS_MAX: usize = 1024;
+
+/// One caller's reply.
+#[derive(Debug)]
+pub struct Reply(Option<oneshot::Sender<Result<Answer, Refusal>>>);
+
+impl Reply {
+    /// A reply slot and where its answer arrives.
+    pub fn slot() -> (Self, oneshot::Receiver<Result<Answer, Refusal>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Reply(Some(sender)), receiver)
+    }
+
+    /// Answers.
+    pub fn send(mut self, result: Result<Answer, Refusal>) {
+        if let Some(sender) = self.0.take() {
+            // A caller that stopped waiting learns the outcome when it repeats the order id.
+            let _ = sender.send(result);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(sender) = self.0.take() {
+            let _ = sender.send(Err(Refusal::OutcomeUnknown));
+        }
+    }
+}
+
+/// What the log tells an actor, in order.
+pub enum LogEvent {
+    /// A batch was committed.
+    Batch { index: u64, bytes: Bytes },
+    /// A blank entry was committed; `leader` is set if this process proposed it as leader.
+    Blank { index: u64, leader: Option<LogId> },
+    /// An entry without meaning for the shard was committed.
+    Other { index: u64 },
+    /// A snapshot replaces the state.
+    Snapshot { index: u64, replica: Box<Replica> },
+    /// A proposal was refused before it came into the log.
+    Refused { tag: Tag },
+    /// A proposal's outcome is not known.
+    Unknown { tag: Tag },
+}
+
+struct Inner {
+    commands: ArrayQueue<(Command, Reply)>,
+    log: SegQueue<LogEvent>,
+    log_waiting: AtomicUsize,
+    log_drained: Notify,
+    unparker: Unparker,
+}
+
+/// A handle to one actor's mailbox.
+#[derive(Clone)]
+pub struct Mailbox(Arc<Inner>);
+
+impl Mailbox {
+    pub(crate) fn new(unparker: Unparker) -> Self {
+        Mailbox(Arc::new(Inner {
+            commands: ArrayQueue::new(MAILBOX_COMMANDS_MAX),
+            log: SegQueue::new(),
+            log_waiting: AtomicUsize::new(0),
+            log_drained: Notify::new(),
+            unparker,
+        }))
+    }
+
+    /// Hands a command over. A full mailbox answers `overloaded` at once.
+    pub fn send(&self, command: Command, reply: Reply) {
+        match self.0.commands.push((command, reply)) {
+            Ok(()) => self.0.unparker.unpark(),
+            Err((_, reply)) => reply.send(Err(Refusal::Overloaded)),
+        }
+    }
+
+    /// Hands a command over and waits for its answer.
+    pub async fn ask(&self, command: Command) -> Result<Answer, Refusal> {
+        let (reply, answer) = Reply::slot();
+        self.send(command, reply);
+        answer.await.unwrap_or(Err(Refusal::OutcomeUnknown))
+    }
+
+    /// Commands that wait.
+    pub fn depth(&self) -> usize {
+        self.0.commands.len()
+    }
+
+    pub(crate) fn take_command(&self) -> Option<(Command, Reply)> {
+        self.0.commands.pop()
+    }
+
+    pub(crate) fn push_log(&self, event: LogEvent) {
+        self.0.log_waiting.fetch_add(1, Ordering::Relaxed);
+        self.0.log.push(event);
+        self.0.unparker.unpark();
+    }
+
+    pub(crate) fn take_log(&self) -> Option<LogEvent> {
+        let event = self.0.log.pop()?;
+        if self.0.log_waiting.fetch_sub(1, Ordering::Relaxed) == LOG_EVENTS_MAX {
+            self.0.log_drained.notify_waiters();
+        }
+        Some(event)
+    }
+
+    /// Waits until the actor is not too far behind the log.
+    pub(crate) async fn log_has_room(&self) {
+        loop {
+            let drained = self.0.log_drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            if self.0.log_waiting.load(Ordering::Relaxed) < LOG_EVENTS_MAX {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    pub(crate) fn idle(&self) -> bool {
+        self.0.commands.is_empty() && self.0.log.is_empty()
+    }
+}

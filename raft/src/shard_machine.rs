@@ -1,0 +1,122 @@
+//! A shard's state machine as openraft sees it: committed entries go on to the actor's mailbox, in
+//! order, and nothing is decided here. "Applied" thus means handed to the actor.
+
+use std::io;
+
+use futures::{Stream, StreamExt};
+use openraft::entry::RaftEntry;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::{EntryPayload, OptionalSend};
+use qiang_storage::{GroupId, GroupLog, SnapshotDir};
+
+use crate::mailbox::{LogEvent, Mailbox};
+use crate::snapshot::{self, SnapshotBuilder, SnapshotFile};
+use crate::types::{LogId, StoredMembership, TypeConfig};
+
+/// One shard's state machine.
+pub struct ShardMachine {
+    pub group: GroupId,
+    pub node_id: u64,
+    pub mailbox: Mailbox,
+    pub log: GroupLog,
+    pub snapshots: SnapshotDir,
+    /// Entries up to here were in the log when this process started: it proposed none of them.
+    pub inherited_to: Option<u64>,
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+}
+
+impl ShardMachine {
+    fn event(
+        &mut self,
+        log_id: LogId,
+        payload: EntryPayload<crate::types::Payload, u64, crate::types::NodeInfo>,
+    ) -> LogEvent {
+        let index = log_id.index;
+        match payload {
+            EntryPayload::Normal(payload) => LogEvent::Batch {
+                index,
+                bytes: payload.0,
+            },
+            EntryPayload::Blank => {
+                let own =
+                    log_id.leader_id.node_id == self.node_id && Some(index) > self.inherited_to;
+                LogEvent::Blank {
+                    index,
+                    leader: own.then_some(log_id),
+                }
+            }
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(log_id), membership);
+                LogEvent::Other { index }
+            }
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for ShardMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            self.mailbox.log_has_room().await;
+            let log_id = entry.log_id();
+            let event = self.event(log_id, entry.payload);
+            self.mailbox.push_log(event);
+            self.applied = Some(log_id);
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            group: self.group,
+            log: self.log.clone(),
+            snapshots: self.snapshots.clone(),
+            last_log_id: self.applied,
+            membership: self.membership.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        file: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let snapshots = self.snapshots.clone();
+        let load =
+            move || snapshot::load(&mut snapshots.open(file.index).map_err(io::Error::other)?);
+        let replica = tokio::task::spawn_blocking(load)
+            .await
+            .map_err(io::Error::other)??;
+        self.mailbox.push_log(LogEvent::Snapshot {
+            index: file.index,
+            replica: Box::new(replica),
+        });
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        tokio::task::spawn_blocking(move || snapshot::current(&snapshots))
+            .await
+            .map_err(io::Error::other)?
+    }
+}

@@ -1,0 +1,159 @@
+//! Snapshots by replay: load the last one, fold the committed entries after it, write the next.
+//!
+//! The actor is not involved and never pauses, and the recovery path runs with every snapshot. A
+//! snapshot file's header holds the log id and the membership it reaches up to.
+
+use std::io;
+
+use openraft::Snapshot;
+use openraft::storage::{RaftSnapshotBuilder, SnapshotMeta};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use qiang_engine::{Batch, Replica, codec};
+use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader};
+
+use crate::types::{LogId, StoredMembership, TypeConfig, batch_in};
+
+/// Bytes of entries read at once while folding.
+const FOLD_READ_BYTES: usize = 4 << 20;
+
+/// Snapshots kept per group: the newest, and one to fall back to if its file goes bad.
+pub const SNAPSHOTS_KEPT: usize = 2;
+
+/// A snapshot in this node's snapshot directory.
+#[derive(Debug, Clone)]
+pub struct SnapshotFile {
+    /// Last log index it contains.
+    pub index: u64,
+}
+
+/// Folds the committed entries of `log` from `from` to `to` inclusive into `replica`.
+pub fn fold(replica: &mut Replica, log: &GroupLog, from: u64, to: u64) -> io::Result<u64> {
+    let mut next = from;
+    while next <= to {
+        let values = log
+            .read(next, to + 1, FOLD_READ_BYTES)
+            .map_err(io::Error::other)?;
+        if values.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("log entry {next} is missing"),
+            ));
+        }
+        for value in &values {
+            if let Some(bytes) = batch_in(next, value)? {
+                let wrong = |error: String| io::Error::other(format!("log entry {next}: {error}"));
+                let batch = Batch::decode(&bytes).map_err(|error| wrong(error.to_string()))?;
+                replica
+                    .fold(next, &batch)
+                    .map_err(|error| wrong(error.to_string()))?;
+            }
+            next += 1;
+        }
+        replica.shard.take_touched();
+    }
+    Ok(next - from)
+}
+
+/// The header of a snapshot file.
+pub fn read_meta(reader: &SnapshotReader) -> io::Result<SnapshotMetaOf<TypeConfig>> {
+    let wrong = |error| {
+        io::Error::other(format!(
+            "the header of {}: {error}",
+            reader.path().display()
+        ))
+    };
+    let (last_log_id, last_membership): (Option<LogId>, StoredMembership) =
+        codec::decode(reader.meta()).map_err(wrong)?;
+    Ok(SnapshotMeta {
+        last_log_id,
+        last_membership,
+    })
+}
+
+/// Loads the state in a snapshot.
+pub fn load(reader: &mut SnapshotReader) -> io::Result<Replica> {
+    let path = reader.path().to_owned();
+    Replica::load(reader, rand::random())
+        .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
+}
+
+/// Builds a shard's next snapshot.
+pub struct SnapshotBuilder {
+    pub group: GroupId,
+    pub log: GroupLog,
+    pub snapshots: SnapshotDir,
+    pub last_log_id: Option<LogId>,
+    pub membership: StoredMembership,
+}
+
+impl SnapshotBuilder {
+    fn build(&self) -> io::Result<()> {
+        let Some(last_log_id) = self.last_log_id else {
+            return Err(io::Error::other("there is nothing to snapshot yet"));
+        };
+        let (mut replica, from) = match self.snapshots.newest_good().map_err(io::Error::other)? {
+            Some(reader) if reader.index() >= last_log_id.index => return Ok(()),
+            Some(mut reader) => (load(&mut reader)?, reader.index() + 1),
+            None => (
+                Replica::new(rand::random()),
+                self.log.first_index().unwrap_or(0),
+            ),
+        };
+        let folded = fold(&mut replica, &self.log, from, last_log_id.index)?;
+        let meta = codec::encode(&(self.last_log_id, &self.membership));
+        let mut writer = self
+            .snapshots
+            .create(last_log_id.index, &meta)
+            .map_err(io::Error::other)?;
+        replica.save(&mut writer)?;
+        let info = writer.finish().map_err(io::Error::other)?;
+        self.snapshots
+            .keep_newest(SNAPSHOTS_KEPT)
+            .map_err(io::Error::other)?;
+        let (group, index, bytes) = (self.group.0, info.index, info.bytes);
+        tracing::info!(
+            group,
+            index,
+            bytes,
+            folded,
+            orders = replica.shard.order_count(),
+            "snapshot written"
+        );
+        Ok(())
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
+        let work = SnapshotBuilder {
+            group: self.group,
+            log: self.log.clone(),
+            snapshots: self.snapshots.clone(),
+            last_log_id: self.last_log_id,
+            membership: self.membership.clone(),
+        };
+        tokio::task::spawn_blocking(move || work.build())
+            .await
+            .map_err(io::Error::other)??;
+        current(&self.snapshots)?
+            .ok_or_else(|| io::Error::other("the snapshot just written is not there"))
+    }
+}
+
+/// The newest good snapshot of a group, as openraft wants it.
+pub fn current(
+    snapshots: &SnapshotDir,
+) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>> {
+    let Some(reader) = snapshots.newest_good().map_err(io::Error::other)? else {
+        return Ok(None);
+    };
+    let meta = read_meta(&reader)?;
+    Ok(Some(Snapshot {
+        meta,
+        snapshot: SnapshotFile {
+            index: reader.index(),
+        },
+    }))
+}
