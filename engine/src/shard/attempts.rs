@@ -56,9 +56,12 @@ impl Window {
         let allowed = u128::from(rate.attempts) * u128::from(moment.rate_percent) / 100;
         let used = self.attempts(promotion, moment);
         (u128::from(used) >= allowed).then(|| {
-            rate.window_ms
-                .saturating_sub(moment.now.ms_since(self.started_at))
-                .clamp(1, rate.window_ms)
+            let elapsed_ms = if self.passed(promotion, moment) {
+                0
+            } else {
+                moment.now.ms_since(self.started_at)
+            };
+            rate.window_ms.saturating_sub(elapsed_ms).max(1)
         })
     }
 
