@@ -111,7 +111,7 @@ impl SnapshotDir {
             match verified {
                 Ok(reader) => return Ok(Some(reader)),
                 Err(error) => {
-                    tracing::warn!(group = self.group.0, %error, "a snapshot is passed over")
+                    tracing::warn!(group = self.group.0, %error, "a snapshot is passed over");
                 }
             }
         }
