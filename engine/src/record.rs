@@ -40,6 +40,8 @@ pub enum Record {
     Sealed {
         /// The order.
         order_id: OrderId,
+        /// Its items on this shard.
+        lines: Items,
         /// Until when it waits for payment.
         pay_by: UnixMs,
         /// What it said before.
@@ -53,6 +55,8 @@ pub enum Record {
     Confirmed {
         /// The order.
         order_id: OrderId,
+        /// Its items on this shard.
+        lines: Items,
         /// The state it was in: held or, at a guest, tentative.
         from: OrderState,
         /// When.
@@ -62,6 +66,8 @@ pub enum Record {
     Returned {
         /// The order.
         order_id: OrderId,
+        /// Its items on this shard.
+        lines: Items,
         /// Why.
         reason: ReturnReason,
         /// What it was before.
@@ -198,6 +204,42 @@ impl Record {
             Record::Told { .. } => "told",
             Record::Forgotten { .. } => "forgotten",
             Record::Checkpoint { .. } => "checkpoint",
+        }
+    }
+
+    /// Whether it concerns this promotion.
+    pub fn concerns_promotion(&self, id: &PromotionId) -> bool {
+        let in_order = |order: &Order| order.items.iter().any(|item| item.promotion_id == *id);
+        match self {
+            Record::PromotionCreated { promotion } => promotion.id == *id,
+            Record::PromotionChanged(changed) => changed.promotion_id == *id,
+            Record::PromotionClosed { promotion_id, .. } => promotion_id == id,
+            Record::Granted(Granted { items: lines, .. })
+            | Record::Sealed { lines, .. }
+            | Record::Confirmed { lines, .. }
+            | Record::Returned { lines, .. } => lines.iter().any(|line| line.promotion_id == *id),
+            Record::Undone { order, .. } => order.as_deref().is_some_and(in_order),
+            Record::Forgotten { orders, .. } => orders.iter().any(in_order),
+            Record::Told { .. } | Record::Checkpoint { .. } => false,
+        }
+    }
+
+    /// Whether it concerns this order.
+    pub fn concerns_order(&self, id: &OrderId) -> bool {
+        match self {
+            Record::Granted(granted) => granted.order_id == *id,
+            Record::Sealed { order_id, .. }
+            | Record::Confirmed { order_id, .. }
+            | Record::Returned { order_id, .. }
+            | Record::Told { order_id, .. } => order_id == id,
+            Record::Undone { order, .. } => {
+                order.as_ref().is_some_and(|order| order.order_id == *id)
+            }
+            Record::Forgotten { orders, .. } => orders.iter().any(|order| order.order_id == *id),
+            Record::PromotionCreated { .. }
+            | Record::PromotionChanged(_)
+            | Record::PromotionClosed { .. }
+            | Record::Checkpoint { .. } => false,
         }
     }
 }

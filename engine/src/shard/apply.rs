@@ -83,7 +83,9 @@ impl Shard {
                 items,
                 ..
             } => self.seal(order_id, *pay_by, items, true),
-            Record::Confirmed { order_id, from, at } => {
+            Record::Confirmed {
+                order_id, from, at, ..
+            } => {
                 let slot = self.slot_in(order_id, *from)?;
                 self.move_order(slot, OrderState::Confirmed { at: *at })
             }
@@ -92,6 +94,7 @@ impl Shard {
                 reason,
                 from,
                 at,
+                ..
             } => self.give_back(order_id, *reason, from, *at),
             Record::Undone { try_id, order, at } => self.undo(*try_id, order.as_deref(), *at),
             Record::Told {
@@ -125,7 +128,9 @@ impl Shard {
                 pay_by_before,
                 ..
             } => self.seal(order_id, *pay_by_before, &[], false),
-            Record::Confirmed { order_id, from, at } => {
+            Record::Confirmed {
+                order_id, from, at, ..
+            } => {
                 let slot = self.slot_in(order_id, OrderState::Confirmed { at: *at })?;
                 self.move_order(slot, *from)
             }
@@ -134,6 +139,7 @@ impl Shard {
                 reason,
                 from,
                 at,
+                ..
             } => {
                 let returned = OrderState::Returned {
                     at: *at,

@@ -8,7 +8,7 @@ use super::{Moment, Shard, ip_bytes};
 use crate::command::{Answer, Code, Command, Grab, Granted, Rejection};
 use crate::ids::{OrderId, PromotionId, UnixMs};
 use crate::limits::{ORDERS_MAX, PAYMENT_TIMEOUT_MS_MAX};
-use crate::order::{CartPart, CartRole, GrantedItem, Item, OrderState, ReturnReason};
+use crate::order::{CartPart, CartRole, GrantedItem, Item, Items, OrderState, ReturnReason};
 use crate::promotion::{Promotion, PromotionState};
 use crate::record::{self, Record, ReturnedFrom};
 
@@ -371,6 +371,7 @@ impl Shard {
             from @ (OrderState::Held | OrderState::Tentative) => {
                 Ok(Decision::Record(Record::Confirmed {
                     order_id: order_id.clone(),
+                    lines: self.lines_of(slot),
                     from,
                     at: moment.now,
                 }))
@@ -396,9 +397,18 @@ impl Shard {
             let from = ReturnedFrom::Unknown {
                 promotion_id: promotion_id.clone(),
             };
-            return Ok(Decision::Record(returned(
-                order_id, reason, from, moment.now,
-            )));
+            let lines = Items::from_iter([Item {
+                promotion_id: promotion_id.clone(),
+                quantity: 0,
+            }]);
+            let order_id = order_id.clone();
+            return Ok(Decision::Record(Record::Returned {
+                order_id,
+                lines,
+                reason,
+                from,
+                at: moment.now,
+            }));
         };
         self.check_home(slot)?;
         let from = match self.orders.get(slot).state() {
@@ -408,9 +418,9 @@ impl Shard {
             OrderState::Confirmed { .. } => return reject(Code::OrderConfirmed, None),
             OrderState::Returned { .. } => return Ok(Decision::Answer(self.order_answer(slot))),
         };
-        Ok(Decision::Record(returned(
-            order_id, reason, from, moment.now,
-        )))
+        Ok(Decision::Record(
+            self.returned_record(slot, reason, from, moment.now),
+        ))
     }
 
     /// The slot of an order that this shard decides about and that anyone may see.
@@ -482,18 +492,31 @@ impl Shard {
     pub(super) fn promotion_at(&self, number: u32) -> &Promotion {
         &self.promotions[number as usize]
     }
-}
 
-pub(super) fn returned(
-    order_id: &OrderId,
-    reason: ReturnReason,
-    from: ReturnedFrom,
-    at: UnixMs,
-) -> Record {
-    Record::Returned {
-        order_id: order_id.clone(),
-        reason,
-        from,
-        at,
+    /// The items of an order on this shard.
+    pub(super) fn lines_of(&self, slot: u32) -> Items {
+        let item = |line: Line| Item {
+            promotion_id: self.promotions[line.promotion as usize].id.clone(),
+            quantity: line.quantity,
+        };
+        self.lines(slot).map(item).collect()
+    }
+
+    /// The record that gives the order at `slot` back.
+    pub(super) fn returned_record(
+        &self,
+        slot: u32,
+        reason: ReturnReason,
+        from: ReturnedFrom,
+        at: UnixMs,
+    ) -> Record {
+        let (order_id, lines) = (self.order_id_at(slot), self.lines_of(slot));
+        Record::Returned {
+            order_id,
+            lines,
+            reason,
+            from,
+            at,
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! 3. A guest whose deadline passes never decides, it asks home. Home that does not know the try, or
 //!    waited too long for it, first writes that it is undone and then says so.
 
-use super::decide::{Decision, Known, reject, returned};
+use super::decide::{Decision, Known, reject};
 use super::{Moment, Shard};
 use crate::command::{Answer, CartOutcome, Code, Rejection, TryGrab, TryRole};
 use crate::ids::{OrderId, TryId, UnixMs};
@@ -68,6 +68,7 @@ impl Shard {
         match order.state() {
             OrderState::Tentative => Ok(Decision::Record(Record::Sealed {
                 order_id: order_id.clone(),
+                lines: self.lines_of(slot),
                 pay_by,
                 pay_by_before: order.pay_by(),
                 items: items.iter().cloned().collect(),
@@ -141,6 +142,7 @@ impl Shard {
                 let items = crate::order::GrantedItems::new();
                 Record::Sealed {
                     order_id,
+                    lines: self.lines_of(slot),
                     pay_by,
                     pay_by_before: order.pay_by(),
                     items,
@@ -148,13 +150,20 @@ impl Shard {
                 }
             }
             (CartOutcome::Confirmed, from @ (OrderState::Tentative | OrderState::Held)) => {
-                Record::Confirmed { order_id, from, at }
+                Record::Confirmed {
+                    order_id,
+                    lines: self.lines_of(slot),
+                    from,
+                    at,
+                }
             }
             (CartOutcome::Returned { reason }, from) => match from {
-                OrderState::Tentative => returned(&order_id, reason, ReturnedFrom::Tentative, at),
-                OrderState::Held => returned(&order_id, reason, ReturnedFrom::Held, at),
+                OrderState::Tentative => {
+                    self.returned_record(slot, reason, ReturnedFrom::Tentative, at)
+                }
+                OrderState::Held => self.returned_record(slot, reason, ReturnedFrom::Held, at),
                 OrderState::Confirmed { at: paid } => {
-                    returned(&order_id, reason, ReturnedFrom::Confirmed { at: paid }, at)
+                    self.returned_record(slot, reason, ReturnedFrom::Confirmed { at: paid }, at)
                 }
                 OrderState::Returned { .. } => return nothing,
             },
@@ -225,11 +234,6 @@ impl Shard {
 
     /// The record by which the deciding shard ends an order whose time is over.
     pub(super) fn expired_record(&self, slot: u32, now: UnixMs) -> Record {
-        returned(
-            &self.order_id_at(slot),
-            ReturnReason::Expired,
-            ReturnedFrom::Held,
-            now,
-        )
+        self.returned_record(slot, ReturnReason::Expired, ReturnedFrom::Held, now)
     }
 }
