@@ -79,12 +79,12 @@ fn probe_file(base: &Path) {
         }
         let rate = taken.len() as f64 / begun.elapsed().as_secs_f64();
         taken.sort();
-        let at = |share: f64| taken[((taken.len() - 1) as f64 * share) as usize].as_micros();
+        let at = |percent: usize| taken[(taken.len() - 1) * percent / 100].as_micros();
         println!(
             "{bytes:>12} {rate:>10.0} {:>9} {:>9} {:>9}",
-            at(0.5),
-            at(0.99),
-            at(1.0)
+            at(50),
+            at(99),
+            at(100)
         );
     }
 }
