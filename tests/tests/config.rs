@@ -155,7 +155,7 @@ fn a_default_rate_is_in_force_within_a_second_where_a_promotion_has_none() {
             .of("A", 1)
             .answer();
         match answer.status {
-            429 => Ok(drop(answer.refused(429, "rate_limited"))),
+            429 => Ok(answer.refused(429, "rate_limited")),
             200 => Err(answer.text),
             _ => panic!("{answer}"),
         }
@@ -189,7 +189,7 @@ fn degraded_lowers_the_windows_within_a_second() {
     wait_until(IN_FORCE_WITHIN, "half of ten attempts are used up", || {
         let answer = node.grab("o-0", "alice").of("A", 1).answer();
         match answer.status {
-            429 => Ok(drop(answer.refused(429, "rate_limited"))),
+            429 => Ok(answer.refused(429, "rate_limited")),
             _ => Err(answer.text),
         }
     });
@@ -241,20 +241,20 @@ fn more_grabs_at_once_than_allowed_are_refused_before_anything_is_done() {
                         answer.headers
                     );
                     refused.store(true, Ordering::Relaxed);
-                    wait_until(
+                    let granted = wait_until(
                         Duration::from_secs(10),
                         "the refused grab is let in",
                         || {
                             let again = grab.answer();
                             match again.status {
-                                200 => Ok(assert_eq!(
-                                    again.json()["replayed"],
-                                    false,
-                                    "refused before anything was done"
-                                )),
+                                200 => Ok(again.json()),
                                 _ => Err(again.text),
                             }
                         },
+                    );
+                    assert_eq!(
+                        granted["replayed"], false,
+                        "refused before anything was done"
                     );
                 }
             });
