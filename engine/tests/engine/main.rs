@@ -1,0 +1,9 @@
+//! The engine's tests, as one program: what a shard decides, that it can be undone and replayed, and
+//! that the bytes and places of released versions stay what they are.
+
+mod against_model;
+mod model;
+mod replay;
+mod routing;
+mod story;
+mod support;
