@@ -18,11 +18,15 @@ mod node;
 pub mod offline;
 mod shard_machine;
 mod snapshot;
+#[cfg(test)]
+mod storage_suite;
 mod types;
 
 pub use board::Board;
 pub use flows::{Flow, FlowError};
 pub use group::GroupStatus;
+pub use host::wall_clock;
 pub use mailbox::{Mailbox, Reply};
 pub use meta::{ConfigRefusal, ConfigVersion};
 pub use node::{CourierJob, Node, NodeOptions, Policy, StartError};
+pub use types::NodeInfo;

@@ -77,7 +77,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
             Bound::Unbounded => u64::MAX,
         };
         // Flows stay readable below the floor that Raft sees; Raft itself must not see them.
-        let mut next = from.max(self.log.floor().map_or(0, |(floor, _)| floor + 1));
+        let above_floor = self.log.floor().map_or(0, |(floor, _)| floor + 1);
+        let mut next = from
+            .max(above_floor)
+            .max(self.log.first_index().unwrap_or(0));
         let mut entries = Vec::new();
         while next < to {
             let read = self.read(next, to, READ_BYTES_MAX)?;

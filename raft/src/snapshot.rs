@@ -88,22 +88,23 @@ pub struct SnapshotBuilder {
 
 impl SnapshotBuilder {
     fn build(&self) -> io::Result<()> {
-        let Some(last_log_id) = self.last_log_id else {
-            return Err(io::Error::other("there is nothing to snapshot yet"));
-        };
-        let (mut replica, from) = match self.snapshots.newest_good().map_err(io::Error::other)? {
-            Some(reader) if reader.index() >= last_log_id.index => return Ok(()),
+        let newest = self.snapshots.newest_good().map_err(io::Error::other)?;
+        let (mut replica, from) = match newest {
+            Some(reader) if read_meta(&reader)?.last_log_id >= self.last_log_id => return Ok(()),
             Some(mut reader) => (load(&mut reader)?, reader.index() + 1),
             None => (
                 Replica::new(rand::random()),
                 self.log.first_index().unwrap_or(0),
             ),
         };
-        let folded = fold(&mut replica, &self.log, from, last_log_id.index)?;
+        let (index, folded) = match self.last_log_id {
+            Some(last) => (last.index, fold(&mut replica, &self.log, from, last.index)?),
+            None => (0, 0),
+        };
         let meta = codec::encode(&(self.last_log_id, &self.membership));
         let mut writer = self
             .snapshots
-            .create(last_log_id.index, &meta)
+            .create(index, &meta)
             .map_err(io::Error::other)?;
         replica.save(&mut writer)?;
         let info = writer.finish().map_err(io::Error::other)?;

@@ -65,6 +65,9 @@ impl<R> Actor<R> {
 
     /// What time alone brings about, a bounded bite of it: deadlines that have passed.
     pub fn run_deadlines(&mut self) -> Result<(), Fatal> {
+        if self.stint.is_none() {
+            return Ok(());
+        }
         let now = self.turn.moment.now;
         for _ in 0..EXPIRE_BITE {
             match self.replica.shard.next_due(now) {
@@ -96,6 +99,9 @@ impl<R> Actor<R> {
     /// host calls it a few times a second within a turn. Orders are forgotten `retention_ms` after
     /// their promotions closed.
     pub fn run_chores(&mut self, retention_ms: u64) -> Result<(), Fatal> {
+        if self.stint.is_none() {
+            return Ok(());
+        }
         let now = self.turn.moment.now;
         for record in self.replica.shard.ended(now, FORGET_BITE) {
             self.accept(record)?;
