@@ -184,7 +184,7 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         meta: &SnapshotMetaOf<TypeConfig>,
         file: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let mut reader = self.snapshots.open(file.index).map_err(io::Error::other)?;
+        let mut reader = snapshot::take_in(&self.snapshots, &file)?;
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut reader, &mut bytes)?;
         let versions: Vec<ConfigVersion> = codec::decode(&bytes).map_err(io::Error::other)?;

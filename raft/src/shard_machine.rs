@@ -97,13 +97,13 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
         file: SnapshotFile,
     ) -> Result<(), io::Error> {
         let snapshots = self.snapshots.clone();
-        let load =
-            move || snapshot::load(&mut snapshots.open(file.index).map_err(io::Error::other)?);
+        let index = file.index;
+        let load = move || snapshot::load(&mut snapshot::take_in(&snapshots, &file)?);
         let replica = tokio::task::spawn_blocking(load)
             .await
             .map_err(io::Error::other)??;
         self.mailbox.push_log(LogEvent::Snapshot {
-            index: file.index,
+            index,
             replica: Box::new(replica),
         });
         self.applied = meta.last_log_id;

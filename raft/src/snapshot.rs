@@ -4,6 +4,7 @@
 //! snapshot file's header holds the log id and the membership it reaches up to.
 
 use std::io;
+use std::path::PathBuf;
 
 use openraft::Snapshot;
 use openraft::storage::{RaftSnapshotBuilder, SnapshotMeta};
@@ -19,11 +20,22 @@ const FOLD_READ_BYTES: usize = 4 << 20;
 /// Snapshots kept per group: the newest, and one to fall back to if its file goes bad.
 pub const SNAPSHOTS_KEPT: usize = 2;
 
-/// A snapshot in this node's snapshot directory.
+/// A snapshot file: in this node's snapshot directory, or received and to be moved there.
 #[derive(Debug, Clone)]
 pub struct SnapshotFile {
     /// Last log index it contains.
     pub index: u64,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Takes a snapshot file into the snapshot directory, unless it is there already, and opens it.
+pub fn take_in(snapshots: &SnapshotDir, file: &SnapshotFile) -> io::Result<SnapshotReader> {
+    let here = snapshots.list().map_err(io::Error::other)?;
+    if here.iter().all(|known| known.path != file.path) {
+        snapshots.import(&file.path).map_err(io::Error::other)?;
+    }
+    snapshots.open(file.index).map_err(io::Error::other)
 }
 
 /// Folds the committed entries of `log` from `from` to `to` inclusive into `replica`.
@@ -155,6 +167,7 @@ pub fn current(
         meta,
         snapshot: SnapshotFile {
             index: reader.index(),
+            path: reader.path().to_owned(),
         },
     }))
 }
