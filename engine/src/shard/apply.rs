@@ -192,10 +192,8 @@ impl Shard {
         self.promotion_names.insert(promotion.id.clone(), number);
         self.promotions.push(promotion.clone());
         self.windows.push(super::Window::default());
-        let (hasher, promotions) = (&self.hasher, &self.promotions);
-        let hash_of = |number: u32| hasher.hash(promotions[number as usize].id.as_bytes());
         self.promotion_index
-            .insert(hash_of(number), number, hash_of);
+            .insert(self.hasher.hash(promotion.id.as_bytes()), number);
         Ok(())
     }
 
@@ -523,11 +521,8 @@ impl Shard {
         if let Some(cart) = new.cart {
             self.carts.insert(slot, cart.clone());
         }
-        let (hasher, texts, orders) = (&self.hasher, &self.texts, &self.orders);
         self.order_index
-            .insert(hasher.hash(new.order_id.as_bytes()), slot, |slot| {
-                hasher.hash(texts.get(orders.get(slot).id))
-            });
+            .insert(self.hasher.hash(new.order_id.as_bytes()), slot);
         if new.state.live() {
             self.count_usage(slot, true);
         }

@@ -1,44 +1,223 @@
-//! Hash tables of slot numbers: four bytes and a tag byte an entry, keys stay where they are.
+//! Hash tables of slot numbers: eight bytes an entry, keys stay where they are.
 //!
-//! An index is split into many small tables, so that when it grows only one small table at a time
-//! is rehashed and no request waits for all of it.
+//! An index is split by hash into parts. Each part is an array with gaps, sorted by *tag*, the upper
+//! half of the hash. The *home* of an entry is where its tag would stand if all tags were evenly
+//! spread; the entry stands there or further right with no gap in between, so a search steps right from
+//! home until a gap or a greater tag. Since an entry carries its tag, a part grows by copying it in
+//! order, without looking at a single key, and it grows by a quarter: little memory lies idle, and no
+//! request waits for more than one small part.
+//!
+//! Invariant: a part is sorted by tag, and there is no gap between an entry and its home.
 
-use hashbrown::HashTable;
+/// Parts of one index.
+const PARTS: usize = 256;
 
-/// Small tables of one index.
-const PARTS: usize = 64;
+/// Places behind the last home, for entries pushed right.
+const SPILL: usize = 16;
+
+/// Homes of a part that has any. It grows when less than one in eight is left.
+const HOMES_MIN: usize = 16;
+
+/// An unoccupied place. An entry is never zero: its lower half is its slot plus one.
+const GAP: u64 = 0;
 
 /// An index of slots by the hash of their keys.
 #[derive(Debug, Clone)]
 pub(super) struct Index {
-    parts: Vec<HashTable<u32>>,
+    parts: Vec<Part>,
 }
 
-/// Which part a hash belongs to: by middle bits, since a table uses the lowest and the highest.
-fn part(hash: u64) -> usize {
-    (hash >> 40) as usize % PARTS
+#[derive(Debug, Clone, Default)]
+struct Part {
+    entries: Box<[u64]>,
+    /// Places that are homes; a few more follow.
+    homes: usize,
+    used: usize,
+}
+
+fn tag_of_hash(hash: u64) -> u32 {
+    u32::try_from(hash >> 32).expect("the upper half of 64 bits")
+}
+
+fn tag_of(entry: u64) -> u32 {
+    tag_of_hash(entry)
+}
+
+fn slot_of(entry: u64) -> u32 {
+    u32::try_from((entry & u64::from(u32::MAX)) - 1).expect("the lower half of 64 bits")
+}
+
+/// The entry of a slot below `u32::MAX`.
+fn entry_of(hash: u64, slot: u32) -> u64 {
+    hash >> 32 << 32 | (u64::from(slot) + 1)
+}
+
+/// The part of a hash, by its lower bits. The last part gets twice the share of the first, and the ones
+/// between evenly spread shares: so parts grow one after another, and the memory that one leaves the next
+/// one takes.
+fn part_of(hash: u64) -> usize {
+    let share = hash & 0xffff;
+    let bent = share + ((share * (0x1_0000 - share)) >> 16) / 3;
+    usize::try_from((bent * PARTS as u64) >> 16).expect("few parts")
 }
 
 impl Index {
     pub(super) fn new() -> Self {
         Index {
-            parts: vec![HashTable::new(); PARTS],
+            parts: vec![Part::default(); PARTS],
         }
     }
 
     /// The slot with this hash for which `is` holds.
-    pub(super) fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.parts[part(hash)].find(hash, |slot| is(*slot)).copied()
+    pub(super) fn find(&self, hash: u64, is: impl FnMut(u32) -> bool) -> Option<u32> {
+        let part = &self.parts[part_of(hash)];
+        part.find(tag_of_hash(hash), is)
+            .map(|place| slot_of(part.entries[place]))
     }
 
-    /// Adds a slot whose key is not in the index; `rehash` gives the hash of any slot's key.
-    pub(super) fn insert(&mut self, hash: u64, slot: u32, rehash: impl Fn(u32) -> u64) {
-        self.parts[part(hash)].insert_unique(hash, slot, |slot| rehash(*slot));
+    /// Adds a slot whose key is not in the index.
+    pub(super) fn insert(&mut self, hash: u64, slot: u32) {
+        let part = &mut self.parts[part_of(hash)];
+        if part.used * 8 >= part.homes * 7 {
+            part.grow();
+        }
+        while !part.insert(entry_of(hash, slot)) {
+            part.grow();
+        }
     }
 
     /// Removes a slot.
     pub(super) fn remove(&mut self, hash: u64, slot: u32) {
-        let entry = self.parts[part(hash)].find_entry(hash, |other| *other == slot);
-        entry.expect("every taken slot is in its index").remove();
+        let part = &mut self.parts[part_of(hash)];
+        let place = part.find(tag_of_hash(hash), |other| other == slot);
+        part.remove(place.expect("every taken slot is in its index"));
+    }
+}
+
+impl Part {
+    fn home(&self, tag: u32) -> usize {
+        usize::try_from((u64::from(tag) * self.homes as u64) >> 32).expect("less than all homes")
+    }
+
+    /// The place of the entry with this tag for whose slot `is` holds.
+    fn find(&self, tag: u32, mut is: impl FnMut(u32) -> bool) -> Option<usize> {
+        let home = self.home(tag);
+        for (place, entry) in (home..).zip(self.entries.get(home..)?) {
+            if *entry == GAP || tag_of(*entry) > tag {
+                return None;
+            }
+            if tag_of(*entry) == tag && is(slot_of(*entry)) {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// Puts an entry behind all with a lesser tag and pushes the rest right, up to the next gap. False
+    /// if there is none.
+    fn insert(&mut self, entry: u64) -> bool {
+        let tag = tag_of(entry);
+        let home = self.home(tag);
+        let stays = |other: &u64| *other != GAP && tag_of(*other) <= tag;
+        let behind = self.entries[home..].iter();
+        let place = home + behind.take_while(|other| stays(other)).count();
+        let pushed = &self.entries[place..];
+        let Some(length) = pushed.iter().position(|other| *other == GAP) else {
+            return false;
+        };
+        self.entries.copy_within(place..place + length, place + 1);
+        self.entries[place] = entry;
+        self.used += 1;
+        true
+    }
+
+    /// Takes an entry out and pulls those behind it, up to the next gap or the next one at home, left.
+    fn remove(&mut self, place: usize) {
+        let at_home =
+            |(place, entry): (usize, &u64)| *entry == GAP || self.home(tag_of(*entry)) == place;
+        let behind = (place + 1..).zip(&self.entries[place + 1..]);
+        let length = behind.take_while(|entry| !at_home(*entry)).count();
+        self.entries.copy_within(place + 1..=place + length, place);
+        self.entries[place + length] = GAP;
+        self.used -= 1;
+    }
+
+    /// Makes the part a quarter larger, every entry as near to its new home as order allows.
+    fn grow(&mut self) {
+        self.homes = HOMES_MIN.max(self.homes + self.homes / 4);
+        let mut entries = vec![GAP; self.homes + SPILL];
+        let mut free = 0;
+        for entry in self.entries.iter().filter(|entry| **entry != GAP) {
+            let place = self.home(tag_of(*entry)).max(free);
+            if place >= entries.len() {
+                entries.resize(place + SPILL, GAP);
+            }
+            entries[place] = *entry;
+            free = place + 1;
+        }
+        self.entries = entries.into_boxed_slice();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A few hashes, many of them alike in their upper or lower half.
+    fn hash_of(slot: u32) -> u64 {
+        let tag = u64::from(slot % 97) * 0x0400_0000 + u64::from(slot / 500);
+        tag << 32 | u64::from(slot % 3)
+    }
+
+    #[test]
+    fn every_slot_is_found_until_it_is_removed() {
+        let mut index = Index::new();
+        let mut slots: Vec<u32> = Vec::new();
+        // Grows to 3,000 slots and shrinks again, removing from the middle.
+        for turn in 0..9_000u32 {
+            if turn < 3_000 || turn % 3 == 0 && turn < 6_000 {
+                index.insert(hash_of(turn), turn);
+                slots.push(turn);
+            } else if let Some(place) = (turn as usize * 31).checked_rem(slots.len()) {
+                let slot = slots.swap_remove(place);
+                index.remove(hash_of(slot), slot);
+                assert_eq!(index.find(hash_of(slot), |other| other == slot), None);
+            }
+            if turn % 100 == 0 {
+                for slot in &slots {
+                    let found = index.find(hash_of(*slot), |other| other == *slot);
+                    assert_eq!(found, Some(*slot), "in turn {turn}");
+                }
+                let used: usize = index.parts.iter().map(|part| part.used).sum();
+                assert_eq!(used, slots.len());
+            }
+        }
+        assert!(slots.len() < 10, "{} are left", slots.len());
+    }
+
+    #[test]
+    fn parts_stay_sorted_and_without_gaps_before_an_entry() {
+        let mut index = Index::new();
+        for slot in 0..2_000 {
+            index.insert(hash_of(slot), slot);
+        }
+        for slot in (0..2_000).step_by(3) {
+            index.remove(hash_of(slot), slot);
+        }
+        for part in &index.parts {
+            let tags = part.entries.iter().filter(|entry| **entry != GAP);
+            assert!(tags.clone().map(|entry| tag_of(*entry)).is_sorted());
+            for (place, entry) in part
+                .entries
+                .iter()
+                .enumerate()
+                .filter(|(_, entry)| **entry != GAP)
+            {
+                let home = part.home(tag_of(*entry));
+                assert!(
+                    home <= place && part.entries[home..place].iter().all(|entry| *entry != GAP)
+                );
+            }
+        }
     }
 }

@@ -104,11 +104,7 @@ impl Usages {
             units: 0,
             orders: 1,
         });
-        let (slots, texts) = (&self.slots, &*texts);
-        self.index.insert(hash, slot, |slot| {
-            let usage = slots.get(slot);
-            hasher.hash_in(usage.promotion, texts.get(usage.key))
-        });
+        self.index.insert(hash, slot);
         slot
     }
 
