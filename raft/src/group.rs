@@ -1,7 +1,7 @@
 //! What the parts of one shard's group share: its Raft instance and what its actor shows others.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use openraft::Instant;
@@ -31,6 +31,8 @@ pub struct ShardGroup {
     pub deciding: AtomicBool,
     pub pending: AtomicUsize,
     pub orders: AtomicU64,
+    /// Bytes of entries applied since the process started.
+    pub log_bytes: Arc<AtomicU64>,
 }
 
 /// One group as operators see it.
@@ -74,6 +76,7 @@ impl ShardGroup {
             deciding: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             orders: AtomicU64::new(0),
+            log_bytes: Arc::default(),
         }
     }
 

@@ -62,6 +62,17 @@ pub struct Seat {
     blank_at: Instant,
 }
 
+/// Why a shard is stopped on this node.
+#[derive(Debug, thiserror::Error)]
+enum StopReason {
+    /// Its log or its state is damaged, or there is a bug.
+    #[error(transparent)]
+    Actor(#[from] Fatal),
+    /// Raft gave up, as it does when the store takes no more writes.
+    #[error("Raft stopped: {0}")]
+    Raft(String),
+}
+
 /// Runs the actors of one thread until `stop`.
 pub fn run_seats(mut seats: Vec<Seat>, parker: &Parker, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
@@ -108,7 +119,6 @@ impl Seat {
         let mut actor = actor;
         match self.run_actor(&mut actor) {
             Ok(busy) => {
-                self.show(&actor);
                 self.actor = Some(actor);
                 busy
             }
@@ -119,18 +129,20 @@ impl Seat {
         }
     }
 
-    fn run_actor(&mut self, actor: &mut Actor<Reply>) -> Result<bool, Fatal> {
+    fn run_actor(&mut self, actor: &mut Actor<Reply>) -> Result<bool, StopReason> {
         let heard = self.hear_log(actor)?;
         let worked = if actor.ready() {
             self.run_turn(actor)?
         } else if actor.deciding() {
             false
         } else {
-            self.seek_stint();
+            self.seek_stint()?;
             refuse_waiting(&self.group)
         };
         actor.take_effects(&mut self.effects);
         let acted = !self.effects.is_empty();
+        // Readers of flows must not be behind an answer.
+        self.show(actor);
         self.act();
         // With its window full an actor sleeps until the log speaks.
         let waits = actor.ready() && !self.group.mailbox.idle();
@@ -196,16 +208,19 @@ impl Seat {
 
     /// A leader that may not decide asks for a blank entry, from which on it may: after a refused or
     /// lost proposal no election need come.
-    fn seek_stint(&mut self) {
+    fn seek_stint(&mut self) -> Result<(), StopReason> {
         let Some(raft) = self.group.raft.get() else {
-            return;
+            return Ok(());
         };
         if self.blank_at > Instant::now() {
-            return;
+            return Ok(());
         }
         self.blank_at = Instant::now() + BLANK_INTERVAL;
+        if let Err(fatal) = &raft.metrics().borrow_watched().running_state {
+            return Err(StopReason::Raft(fatal.to_string()));
+        }
         if !raft.is_leader() {
-            return;
+            return Ok(());
         }
         let raft = raft.clone();
         self.around.runtime.spawn(async move {
@@ -213,6 +228,7 @@ impl Seat {
                 tracing::debug!(%error, "a blank entry was not written");
             }
         });
+        Ok(())
     }
 
     fn act(&mut self) {

@@ -2,6 +2,7 @@
 //! snapshot holds, and deletes flows past their retention. One group at a time, in the background.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::Raft;
@@ -17,6 +18,9 @@ use crate::types::TypeConfig;
 /// How often the keeper looks at all groups.
 const ROUND_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Bytes of log for which no snapshot is made yet: folding as much takes a fraction of a second.
+const SNAPSHOT_LOG_BYTES_MIN: u64 = 16 << 20;
+
 /// How long one snapshot may take before the keeper goes on to the next group.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(600);
 
@@ -26,6 +30,10 @@ pub struct Kept<SM: openraft::storage::RaftStateMachine<TypeConfig>> {
     pub snapshots: SnapshotDir,
     /// Where flows can be forgotten; the meta group keeps none.
     pub flows: Option<FlowReader>,
+    /// Bytes of entries applied since the process started.
+    pub log_bytes: Arc<AtomicU64>,
+    /// What `log_bytes` was at the last snapshot.
+    pub snapshot_bytes: AtomicU64,
 }
 
 /// Keeps one kind of groups until the task is dropped.
@@ -53,7 +61,11 @@ where
         let index = |log_id: Option<crate::types::LogId>| log_id.map_or(0, |log_id| log_id.index);
         (index(metrics.last_applied), index(metrics.snapshot))
     };
-    if applied < snapshot + snapshot_entries {
+    let log_bytes = group.log_bytes.load(Ordering::Relaxed);
+    let grown = log_bytes.saturating_sub(group.snapshot_bytes.load(Ordering::Relaxed));
+    if applied <= snapshot
+        || (applied < snapshot + snapshot_entries && grown < bytes_due(&group.snapshots))
+    {
         return;
     }
     if let Err(error) = group.raft.trigger().snapshot().await {
@@ -72,7 +84,19 @@ where
         .await
     {
         tracing::warn!(%error, "a snapshot was not built in time");
+        return;
     }
+    group.snapshot_bytes.store(log_bytes, Ordering::Relaxed);
+}
+
+/// After how many bytes of log the next snapshot is due: as many as the last one has, so that snapshots
+/// at most double what is written, and a start replays at most about as much as it loads.
+fn bytes_due(snapshots: &SnapshotDir) -> u64 {
+    let newest = snapshots
+        .list()
+        .ok()
+        .and_then(|known| known.last().map(|newest| newest.bytes));
+    newest.unwrap_or(0).max(SNAPSHOT_LOG_BYTES_MIN)
 }
 
 /// Deletes flows older than the retention, as far as an older snapshot than the newest holds their

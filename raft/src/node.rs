@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -469,6 +469,7 @@ async fn start_shard(
         inherited_to: log.last_index().or(log.floor().map(|(floor, _)| floor)),
         log: log.clone(),
         snapshots: store.snapshots(id),
+        log_bytes: group.log_bytes.clone(),
         applied: None,
         membership: StoredMembership::default(),
     };
@@ -563,6 +564,8 @@ fn start_keepers(
             raft: group.raft.get()?.clone(),
             snapshots,
             flows: Some(flows.clone()),
+            log_bytes: group.log_bytes.clone(),
+            snapshot_bytes: AtomicU64::new(0),
         })
     });
     let shards = run_keeper(kept.collect(), options.snapshot_entries, policy.clone());
@@ -570,6 +573,8 @@ fn start_keepers(
         raft: meta.clone(),
         snapshots: store.snapshots(META_GROUP),
         flows: None,
+        log_bytes: Arc::default(),
+        snapshot_bytes: AtomicU64::new(0),
     };
     let meta = run_keeper(vec![meta], options.snapshot_entries, policy.clone());
     vec![tokio::spawn(shards), tokio::spawn(meta)]

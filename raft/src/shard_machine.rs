@@ -2,6 +2,8 @@
 //! order, and nothing is decided here. "Applied" thus means handed to the actor.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
 use openraft::entry::RaftEntry;
@@ -23,6 +25,8 @@ pub struct ShardMachine {
     pub snapshots: SnapshotDir,
     /// Entries up to here were in the log when this process started: it proposed none of them.
     pub inherited_to: Option<u64>,
+    /// Bytes of batches that came through here.
+    pub log_bytes: Arc<AtomicU64>,
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
 }
@@ -35,10 +39,14 @@ impl ShardMachine {
     ) -> LogEvent {
         let index = log_id.index;
         match payload {
-            EntryPayload::Normal(payload) => LogEvent::Batch {
-                index,
-                bytes: payload.0,
-            },
+            EntryPayload::Normal(payload) => {
+                self.log_bytes
+                    .fetch_add(payload.0.len() as u64, Ordering::Relaxed);
+                LogEvent::Batch {
+                    index,
+                    bytes: payload.0,
+                }
+            }
             EntryPayload::Blank => {
                 let own =
                     log_id.leader_id.node_id == self.node_id && Some(index) > self.inherited_to;

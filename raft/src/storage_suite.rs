@@ -106,6 +106,7 @@ impl StoreBuilder<TypeConfig, LogStore, Logged, TempDir> for Builder {
             log: log.clone(),
             snapshots: store.snapshots(replayed),
             inherited_to: None,
+            log_bytes: std::sync::Arc::default(),
             applied: None,
             membership: StoredMembership::default(),
         };
