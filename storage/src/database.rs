@@ -172,7 +172,8 @@ fn log_options(options: &Options, cache: &Cache) -> rocksdb::Options {
     log.set_max_bytes_for_level_base(options.memtable_bytes as u64);
     log.set_max_bytes_for_level_multiplier(1024.0);
     log.set_num_levels(4);
-    log.set_target_file_size_base(options.memtable_bytes as u64);
+    // Files are cut by group only where they are small beside a group's share of the next level.
+    log.set_target_file_size_base(options.memtable_bytes as u64 / 4);
     let mut table = BlockBasedOptions::default();
     table.set_block_size(LOG_BLOCK_BYTES);
     table.set_block_cache(cache);

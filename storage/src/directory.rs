@@ -163,6 +163,15 @@ impl Directory {
         }
         let identity = self.root.join(IDENTITY);
         let finish = || -> io::Result<()> {
+            // The directory's own name must survive too; a parent that may not be read is not ours.
+            let parent = self
+                .root
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            match parent.map_or(Ok(()), sync_directory) {
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+                _ => {}
+            }
             sync_directory(&self.root)?;
             fs::rename(self.root.join(IDENTITY_NEW), &identity)?;
             sync_directory(&self.root)

@@ -98,8 +98,11 @@ impl GroupLog {
         cut(&mut state, kept_end);
         if state.first.is_some_and(|first| first >= kept_end) {
             state.first = None;
-            edits.push(Edit::Delete {
-                key: meta_key(self.group.id, Kind::First).to_vec(),
+            edits.push(match state.floor {
+                Some(_) => put_first(self.group.id, kept_end),
+                None => Edit::Delete {
+                    key: meta_key(self.group.id, Kind::First).to_vec(),
+                },
             });
         }
         if state.first.is_none() && state.floor.is_none() {
@@ -284,7 +287,8 @@ impl GroupLog {
         }
         receiver.recv().map_err(|_| WriteError::Closed)??;
         let database = &self.inner.core.database;
-        let (from, to) = (log_key(id, 0), log_key(id, index));
+        // The end is inclusive.
+        let (from, to) = (log_key(id, 0), log_key(id, index - 1));
         if let Err(error) = database
             .db()
             .delete_file_in_range_cf(database.log(), from, to)
@@ -380,11 +384,9 @@ fn skip_to(state: &mut LogState, id: GroupId, end: u64, edits: &mut Vec<Edit>) {
             to: old_end,
         });
     }
-    if state.first.is_some_and(|first| first >= kept_end) {
+    if state.first.is_none_or(|first| first >= kept_end) {
         state.first = None;
-        edits.push(Edit::Delete {
-            key: meta_key(id, Kind::First).to_vec(),
-        });
+        edits.push(put_first(id, end));
     }
     let gap_first = state.end.map_or(kept_end, |old_end| old_end.min(kept_end));
     if state.first.is_some() {
@@ -419,17 +421,18 @@ fn forget(state: &mut LogState, id: GroupId, first: u64, index: u64) -> Vec<Edit
         // What follows a gap becomes the first flow, when nothing before the gap is left.
         state.first = Some(index.max(gap.1 + 1));
     }
-    state.first = state
-        .first
-        .map(|first| first.max(index))
-        .filter(|first| state.end.is_some_and(|end| *first < end));
-    let key = meta_key(id, Kind::First).to_vec();
-    edits.push(match state.first {
-        Some(first) => Edit::Put {
-            key,
-            payload: first.to_be_bytes().to_vec(),
-        },
-        None => Edit::Delete { key },
-    });
+    let first = state.first.map_or(index, |first| first.max(index));
+    state.first = Some(first).filter(|first| state.end.is_some_and(|end| *first < end));
+    edits.push(put_first(id, first));
     edits
+}
+
+/// Says on disk where the flows begin. Once a log has a floor this is never taken back, only moved up,
+/// at most to where the next append goes: entries below do not count even if a table file still
+/// holds them.
+fn put_first(id: GroupId, first: u64) -> Edit {
+    Edit::Put {
+        key: meta_key(id, Kind::First).to_vec(),
+        payload: first.to_be_bytes().to_vec(),
+    }
 }

@@ -125,15 +125,16 @@ pub(crate) fn load(
     let committed = state(Kind::Committed).read_marked()?;
     let vote = state(Kind::Vote).read()?;
     let gaps = read_gaps(database, group)?;
-    let last = last_entry(database, group)?;
+    // What lies below the first flow is forgotten, even if a table file still holds it.
+    let last = last_entry(database, group)?.filter(|last| first.is_none_or(|first| *last >= first));
     let floor_end = floor.as_ref().map(|(floor, _)| floor + 1);
     let end = last.map(|last| last + 1).max(floor_end);
-    let state_first = state(Kind::First);
+    // The first flow may be noted where the next append will put it.
+    let first = first.filter(|first| end.is_none_or(|end| *first < end));
     match (first, last) {
         (None, Some(last)) => {
-            return Err(
-                state_first.corrupt(format!("it is missing, though there is an entry {last}"))
-            );
+            let detail = format!("it is missing, though there is an entry {last}");
+            return Err(state(Kind::First).corrupt(detail));
         }
         (Some(first), None) => {
             return Err(corrupt(
@@ -142,9 +143,6 @@ pub(crate) fn load(
                 first,
                 "the entry is missing, the log's first",
             ));
-        }
-        (Some(first), Some(last)) if first > last => {
-            return Err(state_first.corrupt(format!("it is {first}, beyond the last entry {last}")));
         }
         _ => {}
     }

@@ -69,6 +69,14 @@ pub(crate) fn check(database: &Path, options: &Options) -> Result<(), OpenError>
             );
         }
     }
+    if scans.is_empty() {
+        // RocksDB always leaves at least the one it was writing.
+        let detail = "it has no write-ahead file".to_owned();
+        return Err(OpenError::Corrupt {
+            file: database.to_path_buf(),
+            detail,
+        });
+    }
     scans.sort_by_key(|scan| scan.number);
     let Some(damaged) = first_damage(&scans) else {
         return Ok(());

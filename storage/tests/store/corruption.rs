@@ -309,6 +309,21 @@ fn an_older_write_ahead_file_damaged_at_its_end_or_missing_is_refused() {
     });
 }
 
+#[test]
+fn a_database_without_any_write_ahead_file_is_refused() {
+    let dir = used();
+    for wal in files(dir.path(), "log") {
+        fs::remove_file(wal).unwrap();
+    }
+    let error = Store::open(dir.path(), &identity(), &small())
+        .err()
+        .unwrap();
+    assert!(
+        matches!(&error, OpenError::Corrupt { file, .. } if file.ends_with("db")),
+        "{error}"
+    );
+}
+
 fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let found = fs::read_dir(dir.join("db"))
         .unwrap()

@@ -396,6 +396,14 @@ fn all_flows_can_be_forgotten_and_the_log_goes_on() {
     let handle = log(&store, 1);
     append(&handle, 10..12).unwrap();
     assert_eq!(runs(&handle), "[10..12]");
+    handle.truncate_after(9).unwrap();
+    drop(handle);
+    store.close();
+    let store = open(dir.path());
+    let handle = log(&store, 1);
+    assert_eq!((handle.first_index(), runs(&handle)), (None, "[]".into()));
+    append(&handle, 10..13).unwrap();
+    assert_eq!(runs(&handle), "[10..13]");
 }
 
 #[test]
@@ -500,4 +508,50 @@ fn warmed_write_ahead_files_are_overwritten_in_place() {
     store.close();
     let store = Store::open(dir.path(), &identity(), &options).unwrap();
     check(&log(&store, 0), 0..1000, 5000);
+}
+
+#[test]
+fn forgetting_up_to_an_entry_never_takes_that_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let log = log(&store, 1);
+    for chunk in 0..300 {
+        append(&log, chunk * 100..chunk * 100 + 100).unwrap();
+    }
+    log.purge(29_999, Bytes::from("m")).unwrap();
+    // Wherever a table file ends, some of these meet its last entry.
+    for below in (1..29_999).step_by(97) {
+        log.forget_below(below).unwrap();
+        check(&log, below..below + 1, 1);
+        check(&log, 29_990..30_000, 1000);
+    }
+    check(&log, log.first_index().unwrap()..30_000, 100_000);
+}
+
+#[test]
+fn a_callback_that_panics_stops_the_store_loudly() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let handle = log(&store, 1);
+    handle.append(
+        0,
+        values(1, 0..1),
+        Box::new(|_| panic!("a bug in a callback")),
+    );
+    let deadline = Instant::now() + crate::common::DEADLINE;
+    while store.fault().is_none() {
+        assert!(
+            Instant::now() < deadline,
+            "the writer's end was not noticed"
+        );
+        std::thread::yield_now();
+    }
+    assert!(matches!(
+        append(&handle, 1..2),
+        Err(WriteError::Faulted { .. })
+    ));
+    check(&handle, 0..1, 1);
+    drop(handle);
+    store.close();
+    check(&log(&open(dir.path()), 1), 0..1, 1);
 }
