@@ -1,1 +1,14 @@
-//! placeholder
+//! One qiang node as a process: its HTTP interface, its command line, and the carts that span shards.
+//!
+//! [`serve`] puts the parts of a node together; [`cli`] is everything else the binary does.
+
+mod cart;
+pub mod cli;
+pub mod cluster_config;
+mod courier;
+mod demo;
+pub mod http;
+pub mod metrics;
+pub mod node_config;
+pub mod serve;
+pub mod service;

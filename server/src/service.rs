@@ -1,0 +1,446 @@
+//! What callers can ask of qiang, without HTTP: commands find their shard, carts find all of theirs,
+//! and every call ends within its deadline.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::future::join_all;
+use qiang_engine::command::{Code, Grab, Granted};
+use qiang_engine::order::{Order, ReturnReason};
+use qiang_engine::promotion::{PromotionState, PromotionView};
+use qiang_engine::routing::{SHARDS, shard_of};
+use qiang_engine::{Answer, Command, OrderId, PromotionId, Refusal, Rejection, ShardId, UnixMs};
+use qiang_raft::{Board, Flow, FlowError, GroupStatus, Node, Policy};
+use serde::Serialize;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::cart;
+use crate::cluster_config::ClusterConfig;
+
+pub use qiang_raft::ConfigRefusal;
+
+/// Everything a node does for its callers. Clones share it.
+#[derive(Clone)]
+pub struct Service {
+    pub(crate) node: Node,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: RwLock<Arc<ConfigVersion>>,
+    draining: AtomicBool,
+    started_at: UnixMs,
+    request_timeout: Duration,
+}
+
+/// One version of the cluster's configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigVersion {
+    /// Grows by one with every change; 0 is the default, before the first.
+    pub version: u64,
+    /// When it was put.
+    pub at: UnixMs,
+    /// The document.
+    pub document: ClusterConfig,
+}
+
+/// A cancellation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelOrder {
+    /// The order.
+    pub order_id: OrderId,
+    /// Why.
+    pub reason: ReturnReason,
+    /// Also when it was paid.
+    pub refund: bool,
+    /// The promotions the order names: with them an order not yet seen is cancelled in advance.
+    pub promotion_ids: Vec<PromotionId>,
+    /// A promotion that leads to the order's shard.
+    pub promotion_id: Option<PromotionId>,
+}
+
+/// Which flows to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowQuery {
+    /// Of which shard.
+    pub shard: ShardId,
+    /// After which cursor; 0 from the oldest.
+    pub after: u64,
+    /// How many at most.
+    pub limit: usize,
+    /// How long to wait for the first.
+    pub wait: Duration,
+    /// Only those that concern this promotion.
+    pub promotion_id: Option<PromotionId>,
+    /// Only those that concern this order.
+    pub order_id: Option<OrderId>,
+}
+
+/// A node as operators see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeStatus {
+    /// Its number in the cluster.
+    pub node_id: u64,
+    /// What operators call it.
+    pub name: String,
+    /// Its data centre.
+    pub dc: String,
+    /// Address for clients.
+    pub http_address: String,
+    /// Address for peers.
+    pub peer_address: String,
+    /// The cluster it belongs to.
+    pub cluster_id: String,
+    /// The version of the binary.
+    pub version: &'static str,
+    /// When it was started, in milliseconds of Unix time.
+    pub started_at: u64,
+    /// Whether it is about to stop.
+    pub draining: bool,
+    /// Why its store takes no more writes, if it does not.
+    pub fault: Option<String>,
+    /// Every group on it: the shards in order, then `meta`.
+    pub groups: Vec<GroupStatus>,
+}
+
+impl Service {
+    /// The service of a running node. A call that has not ended after `request_timeout` is answered
+    /// with what is then known.
+    pub fn new(node: Node, request_timeout: Duration) -> Self {
+        let shared = Shared {
+            config: RwLock::new(Arc::new(newest_config(&node))),
+            draining: AtomicBool::new(false),
+            started_at: qiang_raft::wall_clock(),
+            request_timeout,
+        };
+        let service = Service { node, shared: Arc::new(shared) };
+        service.follow_config();
+        service
+    }
+
+    /// Grabs: all items or none.
+    pub async fn grab(&self, grab: Grab) -> Result<Granted, Refusal> {
+        let deadline = self.deadline();
+        let home = shard_of(&grab.items[0].promotion_id);
+        if grab.items.iter().any(|item| shard_of(&item.promotion_id) != home) {
+            return cart::grab(self, grab, deadline).await;
+        }
+        let command = Command::Grab(grab);
+        loop {
+            match self.ask(home, command.clone(), deadline).await {
+                Ok(Answer::Granted(granted)) => return Ok(granted),
+                Err(refusal) if is_code(&refusal, |code| matches!(code, Code::InDoubt)) => {
+                    cart::wait_for_other_try(deadline).await?;
+                }
+                Err(refusal) => return Err(refusal),
+                Ok(_) => return Err(Refusal::OutcomeUnknown),
+            }
+        }
+    }
+
+    /// Independent grabs, answered in their order.
+    pub async fn grab_batch(&self, grabs: Vec<Grab>) -> Vec<Result<Granted, Refusal>> {
+        join_all(grabs.into_iter().map(|grab| self.grab(grab))).await
+    }
+
+    /// Reads an order.
+    pub async fn get_order(&self, order_id: &OrderId, promotion_id: Option<&PromotionId>) -> Result<Order, Refusal> {
+        let deadline = self.deadline();
+        let command = Command::GetOrder { order_id: order_id.clone() };
+        match promotion_id {
+            Some(promotion_id) => self.ask_home(promotion_id, command, deadline).await,
+            None => self.find_order(order_id, deadline).await.map(|(_, order)| order),
+        }
+        .map_err(as_read)
+    }
+
+    /// Confirms that an order was paid.
+    pub async fn confirm_order(&self, order_id: &OrderId, promotion_id: Option<&PromotionId>) -> Result<Order, Refusal> {
+        let deadline = self.deadline();
+        let command = Command::Confirm { order_id: order_id.clone() };
+        match promotion_id {
+            Some(promotion_id) => self.ask_home(promotion_id, command, deadline).await,
+            None => {
+                let (shard, _) = self.find_order(order_id, deadline).await.map_err(as_read)?;
+                order_answer(self.ask(shard, command, deadline).await)
+            }
+        }
+    }
+
+    /// Gives an order back.
+    pub async fn cancel_order(&self, cancel: CancelOrder) -> Result<Order, Refusal> {
+        let deadline = self.deadline();
+        let command = |promotion_id: Option<PromotionId>| Command::Cancel {
+            order_id: cancel.order_id.clone(),
+            reason: cancel.reason,
+            refund: cancel.refund,
+            promotion_id,
+        };
+        match self.find_known(&cancel, deadline).await.map_err(as_read)? {
+            Some(shard) => order_answer(self.ask(shard, command(None), deadline).await),
+            None if cancel.promotion_ids.is_empty() => {
+                Err(Refusal::Rejected(Rejection { code: Code::OrderNotFound, promotion_id: None }))
+            }
+            None => {
+                let mut leads: Vec<&PromotionId> = Vec::new();
+                for promotion_id in &cancel.promotion_ids {
+                    if leads.iter().all(|lead| shard_of(lead) != shard_of(promotion_id)) {
+                        leads.push(promotion_id);
+                    }
+                }
+                let asked = leads.into_iter().map(|lead| self.ask_home(lead, command(Some(lead.clone())), deadline));
+                let mut answers = join_all(asked).await;
+                // The first names home; a refusal of any other shard is one too.
+                answers.rotate_left(1);
+                answers.into_iter().reduce(Result::and).unwrap_or(Err(Refusal::Unavailable))
+            }
+        }
+    }
+
+    /// Creates, changes, stops, resumes, deletes or reads a promotion; whether it was created by this.
+    pub async fn promotion(&self, promotion_id: &PromotionId, command: Command) -> Result<(PromotionView, bool), Refusal> {
+        match self.ask(shard_of(promotion_id), command, self.deadline()).await? {
+            Answer::Promotion { view, created } => Ok((*view, created)),
+            _ => Err(Refusal::OutcomeUnknown),
+        }
+    }
+
+    /// Up to `limit` promotions after `after` in the order of their ids.
+    pub async fn list_promotions(
+        &self,
+        state: Option<PromotionState>,
+        after: Option<PromotionId>,
+        limit: usize,
+    ) -> Result<Vec<PromotionView>, Refusal> {
+        let deadline = self.deadline();
+        let ask = |shard| self.ask(shard, Command::ListPromotions { state, after: after.clone(), limit }, deadline);
+        let mut views = Vec::new();
+        for answer in join_all(shards().map(ask)).await {
+            match answer.map_err(as_read)? {
+                Answer::Promotions(found) => views.extend(found),
+                _ => return Err(Refusal::Unavailable),
+            }
+        }
+        views.sort_by(|a, b| a.promotion.id.cmp(&b.promotion.id));
+        views.truncate(limit);
+        Ok(views)
+    }
+
+    /// Flows in commit order.
+    pub async fn flows(&self, query: FlowQuery) -> Result<Vec<Flow>, FlowError> {
+        let reader = self.node.flows(query.shard).ok_or(FlowError::Unavailable)?.clone();
+        let until = Instant::now() + query.wait;
+        let mut advances = reader.advances();
+        let query = Arc::new(query);
+        loop {
+            advances.mark_unchanged();
+            let (reader, asked) = (reader.clone(), query.clone());
+            let read = move || {
+                reader.read(asked.after, asked.limit, |record| {
+                    asked.promotion_id.as_ref().is_none_or(|id| record.concerns_promotion(id))
+                        && asked.order_id.as_ref().is_none_or(|id| record.concerns_order(id))
+                })
+            };
+            let flows = tokio::task::spawn_blocking(read).await;
+            let flows = flows.map_err(|error| FlowError::Storage(error.to_string()))??;
+            let waiting = flows.is_empty() && !self.draining();
+            if !waiting || !matches!(timeout_at(until, advances.changed()).await, Ok(Ok(()))) {
+                return Ok(flows);
+            }
+        }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<ConfigVersion> {
+        self.shared.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts a configuration in the place of version `expected_version`.
+    pub async fn put_config(&self, expected_version: u64, document: ClusterConfig) -> Result<ConfigVersion, ConfigRefusal> {
+        let text = serde_json::to_string(&document).map_err(|_| ConfigRefusal::Unavailable)?;
+        let put = self.node.put_config(expected_version, text);
+        let put = timeout(self.shared.request_timeout, put).await.map_err(|_| ConfigRefusal::OutcomeUnknown)??;
+        Ok(ConfigVersion { version: put.version, at: put.at, document })
+    }
+
+    /// The versions of the configuration that are kept, newest first.
+    pub fn config_history(&self) -> Vec<ConfigVersion> {
+        self.node.config_versions().borrow().iter().rev().map(parse_config).collect()
+    }
+
+    /// The clock that states are shown by.
+    pub fn now(&self) -> UnixMs {
+        qiang_raft::wall_clock()
+    }
+
+    /// The node and its groups.
+    pub fn status(&self) -> NodeStatus {
+        let options = self.node.options();
+        NodeStatus {
+            node_id: options.node_id,
+            name: options.info.name.clone(),
+            dc: options.info.dc.clone(),
+            http_address: options.info.http_address.clone(),
+            peer_address: options.info.peer_address.clone(),
+            cluster_id: self.node.store().identity().cluster_id.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            started_at: self.shared.started_at.0,
+            draining: self.draining(),
+            fault: self.node.store().fault(),
+            groups: self.node.groups(),
+        }
+    }
+
+    /// What the store has done since it was opened.
+    pub fn storage_stats(&self) -> qiang_storage::Stats {
+        self.node.store().stats()
+    }
+
+    /// The committed counters of all promotions.
+    pub fn board(&self) -> &Board {
+        self.node.board()
+    }
+
+    /// Whether the node is about to stop.
+    pub fn draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// Says that the node is about to stop: it is no longer ready.
+    pub fn set_draining(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.shared.request_timeout
+    }
+
+    /// Asks one shard; past the deadline the outcome is unknown.
+    pub(crate) async fn ask(&self, shard: ShardId, command: Command, deadline: Instant) -> Result<Answer, Refusal> {
+        timeout_at(deadline, self.node.shard(shard).ask(command)).await.unwrap_or(Err(Refusal::OutcomeUnknown))
+    }
+
+    /// Asks the shard of this promotion, or the one it says decides.
+    async fn ask_home(&self, promotion_id: &PromotionId, command: Command, deadline: Instant) -> Result<Order, Refusal> {
+        let answer = self.ask(shard_of(promotion_id), command.clone(), deadline).await;
+        if let Err(Refusal::Rejected(Rejection { code: Code::NotHome, promotion_id: Some(home) })) = &answer {
+            return order_answer(self.ask(shard_of(home), command, deadline).await);
+        }
+        order_answer(answer)
+    }
+
+    /// The one order of this id and the shard that decides about it. Every shard is asked.
+    async fn find_order(&self, order_id: &OrderId, deadline: Instant) -> Result<(ShardId, Order), Refusal> {
+        let command = Command::GetOrder { order_id: order_id.clone() };
+        let asked = shards().map(|shard| {
+            let command = command.clone();
+            async move { (shard, order_answer(self.ask(shard, command, deadline).await)) }
+        });
+        let mut known = Vec::new();
+        for (shard, answer) in join_all(asked).await {
+            match answer {
+                Ok(order) => known.push((shard, order)),
+                Err(Refusal::Rejected(_)) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        // A tombstone gives way to the order itself.
+        let real = known.iter().filter(|(_, order)| order.buyer.is_some()).count();
+        known.retain(|(_, order)| real == 0 || order.buyer.is_some());
+        let code = match known.len() {
+            0 => Code::OrderNotFound,
+            2.. if real > 0 => Code::AmbiguousOrder,
+            _ => return Ok(known.swap_remove(0)),
+        };
+        Err(Refusal::Rejected(Rejection { code, promotion_id: None }))
+    }
+
+    /// The shard that decides about the order to cancel, if any shard knows it.
+    async fn find_known(&self, cancel: &CancelOrder, deadline: Instant) -> Result<Option<ShardId>, Refusal> {
+        let found = match &cancel.promotion_id {
+            None => self.find_order(&cancel.order_id, deadline).await.map(|(shard, _)| shard),
+            Some(promotion_id) => {
+                let shard = shard_of(promotion_id);
+                match self.ask(shard, Command::GetOrder { order_id: cancel.order_id.clone() }, deadline).await {
+                    Ok(_) => Ok(shard),
+                    Err(Refusal::Rejected(Rejection { code: Code::NotHome, promotion_id: Some(home) })) => {
+                        Ok(shard_of(&home))
+                    }
+                    Err(refusal) => Err(refusal),
+                }
+            }
+        };
+        match found {
+            Ok(shard) => Ok(Some(shard)),
+            Err(refusal) if is_code(&refusal, |code| matches!(code, Code::OrderNotFound)) => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Puts every new configuration in force as soon as this node learns of it.
+    fn follow_config(&self) {
+        let mut versions = self.node.config_versions();
+        let (node, shared) = (self.node.clone(), self.shared.clone());
+        tokio::spawn(async move {
+            loop {
+                let newest = newest_config(&node);
+                node.set_policy(policy_of(&newest.document));
+                *shared.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(newest);
+                if versions.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// All shards.
+pub(crate) fn shards() -> impl Iterator<Item = ShardId> {
+    (0..SHARDS).map(ShardId)
+}
+
+pub(crate) fn is_code(refusal: &Refusal, is: impl Fn(&Code) -> bool) -> bool {
+    matches!(refusal, Refusal::Rejected(rejection) if is(&rejection.code))
+}
+
+/// A read whose answer did not come in time did nothing.
+fn as_read(refusal: Refusal) -> Refusal {
+    if refusal == Refusal::OutcomeUnknown { Refusal::Unavailable } else { refusal }
+}
+
+fn order_answer(answer: Result<Answer, Refusal>) -> Result<Order, Refusal> {
+    match answer? {
+        Answer::Order(order) => Ok(*order),
+        _ => Err(Refusal::OutcomeUnknown),
+    }
+}
+
+/// What a configuration asks of shards.
+pub fn policy_of(config: &ClusterConfig) -> Policy {
+    Policy {
+        default_rate: config.default_rate,
+        rate_percent: if config.degraded { config.degraded_percent } else { 100 },
+        order_retention_ms: config.order_retention_ms,
+        flow_retention_ms: config.flow_retention_ms,
+    }
+}
+
+fn newest_config(node: &Node) -> ConfigVersion {
+    let versions = node.config_versions().borrow().clone();
+    let default = || ConfigVersion { version: 0, at: UnixMs(0), document: ClusterConfig::default() };
+    versions.last().map_or_else(default, parse_config)
+}
+
+/// The version as stored; a document of a newer binary falls back to the defaults, loudly.
+fn parse_config(stored: &qiang_raft::ConfigVersion) -> ConfigVersion {
+    let document = if stored.document.is_empty() {
+        ClusterConfig::default()
+    } else {
+        serde_json::from_str(&stored.document).unwrap_or_else(|error| {
+            tracing::error!(version = stored.version, %error, "the stored configuration cannot be read: the defaults are in force");
+            ClusterConfig::default()
+        })
+    };
+    ConfigVersion { version: stored.version, at: stored.at, document }
+}
