@@ -1,0 +1,125 @@
+//! A grab on its way in: from JSON to the engine's `Grab`.
+//!
+//! Invariant: items that name the same promotion are summed before anything is checked, and an address written in two
+//! ways is one address.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use qiang_engine::command::{Grab, sum_items};
+use qiang_engine::limits::{ITEMS_MAX, QUANTITY_MAX};
+use qiang_engine::order::{Item, Items};
+use qiang_engine::{OrderId, Pin, PromotionId};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::json::{ChannelName, List, Object, Whole, parse};
+use super::problem::Problem;
+
+/// Most grabs in one batch (the public contract).
+pub(super) const BATCH_GRABS_MAX: usize = 8192;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrabBody {
+    order_id: OrderId,
+    pin: Pin,
+    ip: IpAddr,
+    channel: ChannelName,
+    items: ItemsBody,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ItemBody {
+    promotion_id: PromotionId,
+    quantity: Whole<1, QUANTITY_MAX>,
+}
+
+/// 1 to 32 items; most grabs have one, which needs no list.
+#[derive(Debug)]
+struct ItemsBody(Items);
+
+impl<'de> Deserialize<'de> for ItemsBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elements;
+        impl<'de> Visitor<'de> for Elements {
+            type Value = ItemsBody;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of 1 to {ITEMS_MAX} items")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<ItemsBody, A::Error> {
+                let mut items = Items::new();
+                while let Some(Object(item)) = list.next_element::<Object<ItemBody>>()? {
+                    if items.len() == ITEMS_MAX {
+                        return Err(A::Error::custom(format_args!(
+                            "has more than {ITEMS_MAX} items"
+                        )));
+                    }
+                    items.push(Item {
+                        promotion_id: item.promotion_id,
+                        quantity: item.quantity.u32(),
+                    });
+                }
+                if items.is_empty() {
+                    return Err(A::Error::invalid_length(0, &self));
+                }
+                Ok(ItemsBody(items))
+            }
+        }
+        deserializer.deserialize_seq(Elements)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchBody<'a> {
+    /// Elements are read one by one, so that a wrong one fails alone.
+    #[serde(borrow)]
+    grabs: List<&'a RawValue, 0, BATCH_GRABS_MAX>,
+}
+
+/// Reads one grab.
+///
+/// # Errors
+/// 400 `invalid_request` naming the member that is wrong.
+pub(super) fn parse_grab(body: &[u8]) -> Result<Grab, Problem> {
+    let Object(body) = parse::<Object<GrabBody>>(body)?;
+    let mut items = body.items.0;
+    if items.len() > 1 {
+        let given = items
+            .into_iter()
+            .map(|item| (item.promotion_id, item.quantity));
+        items = sum_items(given).map_err(|promotion_id| {
+            let what = format!(
+                "the items of promotion {promotion_id} have a quantity of more than {QUANTITY_MAX} together"
+            );
+            Problem::invalid("items", &what)
+        })?;
+    }
+    Ok(Grab {
+        order_id: body.order_id,
+        pin: body.pin,
+        // An IPv4 address inside an IPv6 one is the same buyer's.
+        ip: body.ip.to_canonical(),
+        channel: body.channel.0,
+        items,
+    })
+}
+
+/// Reads a batch: each element is a grab or its own problem.
+///
+/// # Errors
+/// 400 `invalid_request` where the batch itself is wrong.
+pub(super) fn parse_batch(body: &[u8]) -> Result<Vec<Result<Grab, Problem>>, Problem> {
+    let Object(batch) = parse::<Object<BatchBody<'_>>>(body)?;
+    let grabs = batch.grabs.0.into_iter();
+    Ok(grabs
+        .map(|grab| parse_grab(grab.get().as_bytes()))
+        .collect())
+}
+
+#[cfg(test)]
+#[path = "grab_body_tests.rs"]
+mod tests;

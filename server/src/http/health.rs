@@ -1,0 +1,282 @@
+//! What operators and their tools look at: `/livez`, `/readyz`, `/metrics` and `/v1/cluster`.
+//!
+//! Invariant: a node says that it is ready only where it would serve a grab of any of its shards.
+
+use qiang_raft::GroupStatus;
+use serde::Serialize;
+
+use super::Http;
+use super::problem::{Problem, ShardProblem};
+use super::query::Query;
+use super::response::{Media, Outcome, Reply};
+use super::time::Time;
+use crate::service::NodeStatus;
+
+/// What the group of the cluster's own state is called.
+const META: &str = "meta";
+
+#[derive(Debug, Serialize)]
+struct ClusterShape<'a> {
+    cluster_id: &'a str,
+    nodes: [NodeShape<'a>; 1],
+    shards: Vec<ShardShape<'a>>,
+    meta: Option<ShardShape<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeShape<'a> {
+    id: u64,
+    name: &'a str,
+    dc: &'a str,
+    state: &'static str,
+    http_address: &'a str,
+    peer_address: &'a str,
+    version: &'a str,
+    started_at: Time,
+    fault: Option<&'a str>,
+}
+
+/// A group, as this node sees it.
+#[derive(Debug, Serialize)]
+struct ShardShape<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<u16>,
+    leader: Option<u64>,
+    term: u64,
+    has_quorum: bool,
+    deciding: bool,
+    last_index: u64,
+    committed_index: u64,
+    applied_index: u64,
+    /// Entries that this node has and has not applied yet.
+    lag: u64,
+    orders: u64,
+    stopped: Option<&'a str>,
+}
+
+/// The process answers.
+pub(super) fn livez() -> Reply {
+    Reply::new(200, Media::Text, &b"ok\n"[..])
+}
+
+/// The node should get traffic, or not and why.
+pub(super) fn readyz(http: &Http) -> Outcome {
+    readiness(&http.service.status()).map(|()| Reply::new(200, Media::Text, &b"ready\n"[..]))
+}
+
+/// The page that Prometheus scrapes.
+pub(super) fn metrics(http: &Http) -> Reply {
+    Reply::new(200, Media::OpenMetrics, http.metrics.page())
+}
+
+/// Nodes, data centres, and each shard's leader, term and lag.
+pub(super) fn cluster(http: &Http, query: Option<&str>) -> Outcome {
+    Query::parse(query)?.finish()?;
+    Ok(Reply::json(200, &cluster_shape(&http.service.status())))
+}
+
+fn readiness(status: &NodeStatus) -> Result<(), Problem> {
+    if let Some(fault) = &status.fault {
+        return Err(Problem::not_ready(
+            format!("the store takes no more writes: {fault}"),
+            Vec::new(),
+        ));
+    }
+    let shards: Vec<ShardProblem> = status
+        .groups
+        .iter()
+        .filter_map(|group| shard_problem(status.node_id, group))
+        .collect();
+    if let Some(first) = shards.first() {
+        let count = shards.len();
+        let detail = format!(
+            "{count} of {} groups do not serve; {}: {}",
+            status.groups.len(),
+            first.shard,
+            first.reason
+        );
+        return Err(Problem::not_ready(detail, shards));
+    }
+    if status.draining {
+        return Err(Problem::not_ready(
+            "draining: the node is about to stop".to_owned(),
+            Vec::new(),
+        ));
+    }
+    Ok(())
+}
+
+fn shard_problem(node_id: u64, group: &GroupStatus) -> Option<ShardProblem> {
+    let reason = match &group.stopped {
+        Some(stopped) => format!("stopped: {stopped}"),
+        None if !group.has_quorum => "no quorum".to_owned(),
+        None if group.group != META && group.leader == Some(node_id) && !group.deciding => {
+            "its new leader has not applied everything yet".to_owned()
+        }
+        None => return None,
+    };
+    Some(ShardProblem {
+        shard: group.group.clone(),
+        reason,
+    })
+}
+
+fn cluster_shape(status: &NodeStatus) -> ClusterShape<'_> {
+    let node = NodeShape {
+        id: status.node_id,
+        name: &status.name,
+        dc: &status.dc,
+        state: node_state(status),
+        http_address: &status.http_address,
+        peer_address: &status.peer_address,
+        version: status.version,
+        started_at: Time(qiang_engine::UnixMs(status.started_at)),
+        fault: status.fault.as_deref(),
+    };
+    let shards = status.groups.iter().filter_map(|group| {
+        let shard = group.group.parse().ok()?;
+        Some(ShardShape {
+            shard: Some(shard),
+            ..group_shape(group)
+        })
+    });
+    ClusterShape {
+        cluster_id: &status.cluster_id,
+        nodes: [node],
+        shards: shards.collect(),
+        meta: status
+            .groups
+            .iter()
+            .find(|group| group.group == META)
+            .map(group_shape),
+    }
+}
+
+fn node_state(status: &NodeStatus) -> &'static str {
+    match readiness(status) {
+        _ if status.fault.is_some() => "faulted",
+        _ if status.draining => "draining",
+        Ok(()) => "ready",
+        Err(_) => "degraded",
+    }
+}
+
+fn group_shape(group: &GroupStatus) -> ShardShape<'_> {
+    ShardShape {
+        shard: None,
+        leader: group.leader,
+        term: group.term,
+        has_quorum: group.has_quorum,
+        deciding: group.deciding,
+        last_index: group.last_index,
+        committed_index: group.committed_index,
+        applied_index: group.applied_index,
+        lag: group.last_index.saturating_sub(group.applied_index),
+        orders: group.orders,
+        stopped: group.stopped.as_deref(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn group(name: &str) -> GroupStatus {
+        GroupStatus {
+            group: name.to_owned(),
+            leader: Some(1),
+            term: 2,
+            last_index: 9,
+            committed_index: 8,
+            applied_index: 7,
+            has_quorum: true,
+            deciding: name != META,
+            pending_entries: 0,
+            mailbox_depth: 0,
+            orders: 3,
+            stopped: None,
+        }
+    }
+
+    fn status() -> NodeStatus {
+        NodeStatus {
+            node_id: 1,
+            name: "node-1".to_owned(),
+            dc: "a".to_owned(),
+            http_address: "127.0.0.1:7400".to_owned(),
+            peer_address: "127.0.0.1:7500".to_owned(),
+            cluster_id: "c".to_owned(),
+            version: "0.1.0",
+            started_at: 1000,
+            draining: false,
+            fault: None,
+            groups: vec![group("0"), group("1"), group(META)],
+        }
+    }
+
+    /// The problem document of a node that is not ready.
+    fn unready(status: &NodeStatus) -> Value {
+        let mut out = Vec::new();
+        readiness(status).unwrap_err().write(&mut out);
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn a_node_is_ready_when_all_its_groups_serve() {
+        assert_eq!(readiness(&status()), Ok(()));
+        let mut follower = status();
+        follower.groups[0].leader = Some(2);
+        follower.groups[0].deciding = false;
+        assert_eq!(readiness(&follower), Ok(()));
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_says_why_and_where() {
+        let mut draining = status();
+        draining.draining = true;
+        assert!(
+            unready(&draining)["detail"]
+                .to_string()
+                .contains("draining")
+        );
+
+        let mut faulted = status();
+        faulted.fault = Some("no space left on device".to_owned());
+        assert!(unready(&faulted)["detail"].to_string().contains("no space"));
+
+        let mut lonely = status();
+        lonely.groups[1].has_quorum = false;
+        lonely.groups[0].deciding = false;
+        lonely.groups[2].stopped = Some("digest differs".to_owned());
+        let problem = unready(&lonely);
+        assert_eq!(
+            (&problem["status"], &problem["code"]),
+            (&json!(503), &json!("not_ready"))
+        );
+        let reasons = json!([
+            {"shard": "0", "reason": "its new leader has not applied everything yet"},
+            {"shard": "1", "reason": "no quorum"},
+            {"shard": "meta", "reason": "stopped: digest differs"},
+        ]);
+        assert_eq!(problem["shards"], reasons);
+    }
+
+    #[test]
+    fn the_cluster_shows_nodes_shards_and_the_meta_group() {
+        let shown = serde_json::to_value(cluster_shape(&status())).unwrap();
+        assert_eq!(
+            (&shown["nodes"][0]["id"], &shown["nodes"][0]["dc"]),
+            (&json!(1), &json!("a"))
+        );
+        assert_eq!(shown["nodes"][0]["state"], "ready");
+        let shards = shown["shards"].as_array().unwrap();
+        assert_eq!(shards.len(), 2);
+        assert_eq!(
+            (&shards[1]["shard"], &shards[1]["leader"], &shards[1]["lag"]),
+            (&json!(1), &json!(1), &json!(2))
+        );
+        assert!(shown["meta"].get("shard").is_none());
+        assert_eq!(shown["meta"]["term"], 2);
+    }
+}

@@ -1,0 +1,377 @@
+//! Refusals as callers see them: RFC 9457 `application/problem+json`.
+//!
+//! Invariant: every code has one status and one title for ever; `code` is for programs, `detail` is for people.
+
+use std::borrow::Cow;
+
+use qiang_engine::command::Code;
+use qiang_engine::{PromotionId, Refusal, Rejection};
+use serde::{Serialize, Serializer};
+
+use super::response::{Media, Reply};
+
+/// What a refusal says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem(Box<Parts>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Parts {
+    #[serde(rename = "type", serialize_with = "type_of_code")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: Cow<'static, str>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    field: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promotion_id: Option<PromotionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shards: Vec<ShardProblem>,
+    #[serde(skip)]
+    retry_after_s: Option<u64>,
+    #[serde(skip)]
+    allow: Option<&'static str>,
+    #[serde(skip)]
+    close: bool,
+}
+
+/// What is wrong with one shard, for a node that is not ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct ShardProblem {
+    /// The shard's number, or `meta`.
+    pub(super) shard: String,
+    /// Why it does not serve.
+    pub(super) reason: String,
+}
+
+/// Nothing resolves these; a URN says so.
+fn type_of_code<S: Serializer>(code: &&'static str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("urn:problem-type:qiang:{code}"))
+}
+
+impl Problem {
+    fn new(
+        status: u16,
+        code: &'static str,
+        title: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Problem(Box::new(Parts {
+            kind: code,
+            title,
+            status,
+            code,
+            detail: detail.into(),
+            field: String::new(),
+            promotion_id: None,
+            remaining: None,
+            version: None,
+            oldest: None,
+            shards: Vec::new(),
+            retry_after_s: None,
+            allow: None,
+            close: false,
+        }))
+    }
+
+    /// 400: `field` (a path, or empty where there is none) is wrong as `what` says.
+    pub(super) fn invalid(field: &str, what: &str) -> Self {
+        let detail = match field {
+            "" => what.to_owned(),
+            _ => format!("{field}: {what}"),
+        };
+        let mut problem = Self::new(400, "invalid_request", "The request is wrong", detail);
+        field.clone_into(&mut problem.0.field);
+        problem
+    }
+
+    /// 400: the body is larger than `max` bytes; the connection is closed.
+    pub(super) fn body_too_large(max: usize) -> Self {
+        let detail = format!("a body may have {max} bytes: send several requests");
+        Self::new(400, "body_too_large", "The body is too large", detail).closing()
+    }
+
+    /// 408: the body did not arrive in time; the connection is closed.
+    pub(super) fn body_too_slow() -> Self {
+        let detail = "the body did not arrive in time; nothing was done";
+        Self::new(
+            408,
+            "request_timeout",
+            "The request came too slowly",
+            detail,
+        )
+        .closing()
+    }
+
+    /// 404: no such route.
+    pub(super) fn no_route(path: &str) -> Self {
+        let detail = format!("there is no route {path:?}");
+        Self::new(404, "not_found", "No such route", detail)
+    }
+
+    /// 405: the route exists, the method does not.
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("this route allows {allow}");
+        let mut problem = Self::new(405, "method_not_allowed", "Method not allowed", detail);
+        problem.0.allow = Some(allow);
+        problem
+    }
+
+    /// 429: refused before anything was done.
+    pub(super) fn overloaded(detail: &'static str) -> Self {
+        Self::new(429, "overloaded", "Overloaded", detail).retrying(1)
+    }
+
+    /// 503: nothing was done.
+    pub(super) fn unavailable() -> Self {
+        let detail = "no leader or quorum just now; nothing was done, try again";
+        Self::new(503, "unavailable", "Unavailable", detail).retrying(1)
+    }
+
+    /// 503: this node should get no traffic.
+    pub(super) fn not_ready(detail: String, shards: Vec<ShardProblem>) -> Self {
+        let mut problem = Self::new(503, "not_ready", "This node is not ready", detail);
+        problem.0.shards = shards;
+        problem
+    }
+
+    /// 504: it may have been done.
+    pub(super) fn outcome_unknown() -> Self {
+        let detail = "sent for commit, but the answer was not learnt in time: repeat the request to learn it";
+        Self::new(504, "outcome_unknown", "Outcome unknown", detail)
+    }
+
+    /// 500: what could not be done on this node.
+    pub(super) fn internal(detail: String) -> Self {
+        Self::new(500, "internal", "Internal error", detail)
+    }
+
+    /// 409: the configuration was changed meanwhile; `current` is its version now.
+    pub(super) fn version_conflict(expected: u64, current: u64) -> Self {
+        let detail = format!(
+            "version {expected} was to be replaced, but {current} is in force: read it and decide again"
+        );
+        let mut problem = Self::new(409, "version_conflict", "Changed meanwhile", detail);
+        problem.0.version = Some(current);
+        problem
+    }
+
+    /// 404: no such version of the configuration is kept.
+    pub(super) fn version_not_found(version: u64) -> Self {
+        let detail = format!("version {version} is not in the history");
+        Self::new(404, "version_not_found", "No such version", detail)
+    }
+
+    /// 410: the flows after the cursor were deleted by retention; `oldest` is the first cursor still kept.
+    pub(super) fn flows_forgotten(oldest: String) -> Self {
+        let detail = format!(
+            "the flows right after this cursor were deleted by retention; the oldest kept is {oldest}"
+        );
+        let mut problem = Self::new(410, "flows_forgotten", "Flows were deleted", detail);
+        problem.0.oldest = Some(oldest);
+        problem
+    }
+
+    fn retrying(mut self, after_s: u64) -> Self {
+        self.0.retry_after_s = Some(after_s);
+        self
+    }
+
+    fn closing(mut self) -> Self {
+        self.0.close = true;
+        self
+    }
+
+    /// The stable code.
+    pub(super) fn code(&self) -> &'static str {
+        self.0.code
+    }
+
+    /// Appends the problem document.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        serde_json::to_writer(out, &self.0)
+            .expect("memory takes every byte, and all keys are texts");
+    }
+
+    /// The answer.
+    pub(super) fn into_reply(self) -> Reply {
+        let mut body = Vec::with_capacity(256);
+        self.write(&mut body);
+        Reply {
+            status: self.0.status,
+            code: self.0.code,
+            media: Media::Problem,
+            body: body.into(),
+            retry_after_s: self.0.retry_after_s,
+            allow: self.0.allow,
+            close: self.0.close,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Problem {
+    pub(super) fn status(&self) -> u16 {
+        self.0.status
+    }
+
+    pub(super) fn field(&self) -> &str {
+        &self.0.field
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Rejected(rejection) => rejection.into(),
+            Refusal::Overloaded => {
+                Problem::overloaded("the shard has as much to do as it can hold; nothing was done")
+            }
+            Refusal::Unavailable => Problem::unavailable(),
+            Refusal::OutcomeUnknown => Problem::outcome_unknown(),
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let Rejection { code, promotion_id } = rejection;
+        let name = promotion_id.as_ref().map_or("", PromotionId::as_str);
+        let mut problem = of_code(code, name);
+        match code {
+            Code::RateLimited { retry_after_ms } => {
+                problem.0.retry_after_s = Some(retry_after_ms.div_ceil(1000).max(1));
+            }
+            Code::SoldOut { remaining } | Code::InsufficientRemaining { remaining } => {
+                problem.0.remaining = Some(remaining);
+            }
+            _ => {}
+        }
+        problem.0.promotion_id = promotion_id;
+        problem
+    }
+}
+
+/// The refusals of the contract's tables.
+fn of_code(code: Code, promotion: &str) -> Problem {
+    let about = |what: &str| match promotion {
+        "" => what.to_owned(),
+        _ => format!("promotion {promotion}: {what}"),
+    };
+    match code {
+        Code::PromotionNotFound => Problem::new(
+            404,
+            "promotion_not_found",
+            "No such promotion",
+            about("there is none of this id"),
+        ),
+        Code::NotStarted => Problem::new(
+            409,
+            "not_started",
+            "Not started",
+            about("it has not started"),
+        ),
+        Code::Ended => Problem::new(409, "ended", "Ended", about("it has ended")),
+        Code::Stopped => Problem::new(409, "stopped", "Stopped", about("it is stopped")),
+        Code::Deleted => Problem::new(409, "deleted", "Deleted", about("it was deleted")),
+        Code::ChannelClosed => Problem::new(
+            409,
+            "channel_closed",
+            "Channel closed",
+            about("it is not sold on this channel"),
+        ),
+        Code::RateLimited { retry_after_ms } => {
+            let what = format!(
+                "the attempts of this window are used up; the next begins in {retry_after_ms} ms"
+            );
+            Problem::new(429, "rate_limited", "Too many attempts", about(&what))
+        }
+        Code::OrderMismatch => {
+            let detail = "this order id was used with other content: a grab is repeated with the same content";
+            Problem::new(422, "order_mismatch", "Other content", detail)
+        }
+        Code::OrderReturned => {
+            let detail = "this order was cancelled or expired, or its cancel came first: it never grabs again";
+            Problem::new(409, "order_returned", "Order returned", detail)
+        }
+        Code::OrderLimit => Problem::new(
+            409,
+            "order_limit",
+            "Limit per order",
+            about("more units than one order may take"),
+        ),
+        Code::PinLimit => Problem::new(
+            409,
+            "pin_limit",
+            "Limit per pin",
+            about("more units than one pin may take"),
+        ),
+        Code::IpLimit => Problem::new(
+            409,
+            "ip_limit",
+            "Limit per ip",
+            about("more units than one ip may take"),
+        ),
+        Code::SoldOut { remaining } => {
+            let what = format!("fewer units remain than asked for: {remaining}");
+            Problem::new(409, "sold_out", "Sold out", about(&what))
+        }
+        Code::OrderNotFound => Problem::new(
+            404,
+            "order_not_found",
+            "No such order",
+            "there is no order of this id",
+        ),
+        Code::OrderConfirmed => {
+            let detail = "this order was paid: it is given back only with \"refund\": true";
+            Problem::new(409, "order_confirmed", "Order confirmed", detail)
+        }
+        Code::PromotionExists => {
+            let what = "one of this id exists with other content: change it with PATCH";
+            Problem::new(409, "promotion_exists", "Promotion exists", about(what))
+        }
+        Code::InsufficientRemaining { remaining } => {
+            let what = format!("more units to take away than the {remaining} that remain");
+            Problem::new(
+                409,
+                "insufficient_remaining",
+                "Too few remain",
+                about(&what),
+            )
+        }
+        Code::QuantityTooLarge => {
+            let most = qiang_engine::limits::QUANTITY_MAX;
+            Problem::invalid(
+                "add_quantity",
+                &format!("a promotion offers at most {most} units in all"),
+            )
+        }
+        Code::EndBeforeStart => Problem::invalid("ends_at", "must be later than starts_at"),
+        Code::ShardFull => {
+            Problem::overloaded("the shard holds as many orders as it can; nothing was done")
+        }
+        Code::AmbiguousOrder => {
+            let detail = "two shards know different orders of this id: name a promotion of the one meant with \
+                          ?promotion_id=";
+            Problem::new(409, "ambiguous_order", "Ambiguous order", detail)
+        }
+        // Between shards only; what they mean for a caller, should one ever come through.
+        Code::InDoubt => Problem::outcome_unknown(),
+        Code::TryUndone | Code::NotHome => Problem::unavailable(),
+    }
+}
+
+#[cfg(test)]
+#[path = "problem_tests.rs"]
+mod tests;
