@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use crossbeam::queue::{ArrayQueue, SegQueue};
+use crossbeam::queue::SegQueue;
 use crossbeam::sync::Unparker;
 use qiang_engine::{Answer, Command, Refusal, Replica, Tag};
 use tokio::sync::{Notify, oneshot};
@@ -66,7 +66,8 @@ pub enum LogEvent {
 }
 
 struct Inner {
-    commands: ArrayQueue<(Command, Reply)>,
+    commands: SegQueue<(Command, Reply)>,
+    commands_waiting: AtomicUsize,
     log: SegQueue<LogEvent>,
     log_waiting: AtomicUsize,
     log_drained: Notify,
@@ -80,7 +81,8 @@ pub struct Mailbox(Arc<Inner>);
 impl Mailbox {
     pub(crate) fn new(unparker: Unparker) -> Self {
         Mailbox(Arc::new(Inner {
-            commands: ArrayQueue::new(MAILBOX_COMMANDS_MAX),
+            commands: SegQueue::new(),
+            commands_waiting: AtomicUsize::new(0),
             log: SegQueue::new(),
             log_waiting: AtomicUsize::new(0),
             log_drained: Notify::new(),
@@ -90,10 +92,12 @@ impl Mailbox {
 
     /// Hands a command over. A full mailbox answers `overloaded` at once.
     pub fn send(&self, command: Command, reply: Reply) {
-        match self.0.commands.push((command, reply)) {
-            Ok(()) => self.0.unparker.unpark(),
-            Err((_, reply)) => reply.send(Err(Refusal::Overloaded)),
+        if self.0.commands_waiting.fetch_add(1, Ordering::Relaxed) >= MAILBOX_COMMANDS_MAX {
+            self.0.commands_waiting.fetch_sub(1, Ordering::Relaxed);
+            return reply.send(Err(Refusal::Overloaded));
         }
+        self.0.commands.push((command, reply));
+        self.0.unparker.unpark();
     }
 
     /// Hands a command over and waits for its answer.
@@ -105,11 +109,15 @@ impl Mailbox {
 
     /// Commands that wait.
     pub fn depth(&self) -> usize {
-        self.0.commands.len()
+        self.0.commands_waiting.load(Ordering::Relaxed)
     }
 
     pub(crate) fn take_command(&self) -> Option<(Command, Reply)> {
-        self.0.commands.pop()
+        let taken = self.0.commands.pop();
+        if taken.is_some() {
+            self.0.commands_waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
     }
 
     pub(crate) fn push_log(&self, event: LogEvent) {
