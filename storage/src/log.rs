@@ -402,8 +402,10 @@ fn skip_to(state: &mut LogState, id: GroupId, end: u64, edits: &mut Vec<Edit>) {
         });
     }
     state.end = Some(end);
-    state.tail.reset(end);
-    state.durable_end = end;
+    // What was kept may still be on its way to the disk: the tail goes on holding it, and it counts as
+    // durable only when the writer says so.
+    state.tail.truncate(kept_end);
+    state.tail.skip_to(end);
     state.vouched_end = end;
     state.epoch += 1;
 }

@@ -93,10 +93,8 @@ impl Tail {
         self.end = end;
     }
 
-    /// Forgets everything; the log goes on at `end`.
-    pub(crate) fn reset(&mut self, end: u64) {
-        self.chunks.clear();
-        self.bytes = 0;
+    /// Lets the log go on at `end`, over indexes that will never be written.
+    pub(crate) fn skip_to(&mut self, end: u64) {
         self.end = end;
     }
 
@@ -178,5 +176,18 @@ mod tests {
         assert_eq!(indexes(&tail.read(2, 8, 1)), [2]);
         assert_eq!(indexes(&tail.read(2, 8, 35)), [2, 3, 4]);
         assert_eq!(indexes(&tail.read(2, 6, 1000)), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn entries_before_a_skip_are_held_until_they_are_durable() {
+        let mut tail = Tail::new(0, 15);
+        tail.push(0, values(0..3), 0);
+        tail.truncate(2);
+        tail.skip_to(100);
+        tail.push(100, values(100..102), 0);
+        assert_eq!(indexes(&tail.read(0, 2, 1000)), [0, 1]);
+        assert_eq!(indexes(&tail.read(100, 200, 1000)), [100, 101]);
+        tail.push(102, values(102..103), 102);
+        assert_eq!(tail.start(), 102);
     }
 }

@@ -555,3 +555,31 @@ fn a_callback_that_panics_stops_the_store_loudly() {
     store.close();
     check(&log(&open(dir.path()), 1), 0..1, 1);
 }
+
+#[test]
+fn committed_entries_on_their_way_stay_readable_when_a_snapshot_is_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        tail_bytes_per_group: 0,
+        ..small()
+    };
+    let store = Store::open(dir.path(), &identity(), &options).unwrap();
+    let log = log(&store, 1);
+    let mut end = 0;
+    for _ in 0..200 {
+        log.append(
+            end,
+            values(1, end..end + 4),
+            Box::new(|result| result.unwrap()),
+        );
+        log.save_committed(end + 2, Bytes::from("c"));
+        log.purge(end + 9, Bytes::from("m")).unwrap();
+        check(&log, end..end + 3, 1);
+        assert!(log.read(end + 3, end + 10, 1).unwrap().is_empty());
+        end += 10;
+    }
+    settle(&log);
+    for start in (0..end).step_by(10) {
+        check(&log, start..start + 3, 1);
+    }
+}
