@@ -42,9 +42,13 @@ pub const ORDERS_MAX: usize = 1 << 26;
 /// much later than its deadline before the sweep sees it.
 pub const DEADLINE_BUCKET_MS_LOG2: u32 = 6;
 
-/// Orders expired in one turn of the actor at most, so that a million deadlines in one second do
-/// not keep grabs waiting behind them.
+/// Orders expired in one turn of the actor that also serves commands, so that a million deadlines in
+/// one second do not keep grabs waiting behind them.
 pub const EXPIRE_BITE: usize = 1024;
+
+/// Orders expired in one turn with nothing else to do. It takes some milliseconds, which is what a
+/// command that comes meanwhile may wait.
+pub const EXPIRE_BITE_IDLE: usize = 6144;
 
 /// Order slots looked at for forgetting in one tick.
 pub const FORGET_SCAN_BITE: usize = 2048;
@@ -68,4 +72,4 @@ pub const COURIER_RETRY_MS: u64 = 500;
 const _: () = assert!(PAYMENT_TIMEOUT_MS_MAX < u32::MAX as u64);
 const _: () = assert!(QUANTITY_MAX * ITEMS_MAX as u64 <= u64::MAX / 4);
 const _: () = assert!(TIME_MS_MAX + PAYMENT_TIMEOUT_MS_MAX < 1 << 48);
-const _: () = assert!(EXPIRE_BITE + FORGET_BITE < BATCH_RECORDS_MAX);
+const _: () = assert!(EXPIRE_BITE_IDLE + FORGET_BITE < BATCH_RECORDS_MAX);

@@ -75,6 +75,7 @@ enum StopReason {
 
 /// Runs the actors of one thread until `stop`.
 pub fn run_seats(mut seats: Vec<Seat>, parker: &Parker, stop: &AtomicBool) {
+    let _guard = AbortOnPanic;
     while !stop.load(Ordering::Acquire) {
         let mut busy = false;
         for seat in &mut seats {
@@ -86,6 +87,21 @@ pub fn run_seats(mut seats: Vec<Seat>, parker: &Parker, stop: &AtomicBool) {
     }
     for seat in &mut seats {
         seat.give_up();
+    }
+}
+
+/// Ends the process when its thread panics. A panic in an actor is a bug that leaves its shard, and all
+/// others of the thread, in a state that cannot be trusted; a restart recovers them from their flows.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                "an actor panicked: the node stops here; restart it to recover from the log"
+            );
+            std::process::abort();
+        }
     }
 }
 

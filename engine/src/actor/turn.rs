@@ -69,7 +69,8 @@ impl<R> Actor<R> {
             return Ok(());
         }
         let now = self.turn.moment.now;
-        for _ in 0..EXPIRE_BITE {
+        let idle = self.turn.records.is_empty();
+        for _ in 0..if idle { EXPIRE_BITE_IDLE } else { EXPIRE_BITE } {
             match self.replica.shard.next_due(now) {
                 None => break,
                 Some((_, Due::Record(record))) => self.accept(record)?,
