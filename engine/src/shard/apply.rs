@@ -194,6 +194,7 @@ impl Shard {
         self.windows.push(super::Window::default());
         self.promotion_index
             .insert(self.hasher.hash(promotion.id.as_bytes()), number);
+        self.touch(number);
         Ok(())
     }
 

@@ -62,6 +62,8 @@ impl Shard {
             }
             .into());
         }
+        // What is loaded is no change.
+        shard.take_touched();
         Ok(shard)
     }
 }

@@ -1,9 +1,13 @@
 //! The engine's tests, as one program: what a shard decides, that it can be undone and replayed, and
 //! that the bytes and places of released versions stay what they are.
 
+mod actor_script;
 mod against_model;
 mod model;
 mod replay;
 mod routing;
+mod script;
+mod shard_script;
 mod story;
 mod support;
+mod transcripts;
