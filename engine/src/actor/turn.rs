@@ -6,7 +6,7 @@ use crate::command::{Answer, Command, Refusal, Rejection};
 use crate::ids::UnixMs;
 use crate::limits::{
     BATCH_RECORDS_MAX, CHECKPOINT_RECORDS, COURIER_RETRY_MS, ENTRIES_IN_FLIGHT_MAX, EXPIRE_BITE,
-    FORGET_BITE,
+    EXPIRE_BITE_IDLE, FORGET_BITE,
 };
 use crate::record::Record;
 use crate::shard::{Decision, Due, Moment, Tell};
