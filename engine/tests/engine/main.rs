@@ -4,6 +4,7 @@
 mod actor_script;
 mod against_model;
 mod model;
+mod records;
 mod replay;
 mod routing;
 mod script;
@@ -11,3 +12,4 @@ mod shard_script;
 mod story;
 mod support;
 mod transcripts;
+mod values;
