@@ -215,10 +215,10 @@ impl Audit {
 
     #[track_caller]
     fn undo(&mut self, shard: u64, flow: &Flow) {
-        let order = order_of(flow);
-        let Some(held) = self.orders.remove(&(shard, order)) else {
-            return;
-        };
+        // An attempt that was refused here, or never came, is undone without naming an order: it took nothing.
+        let Some(order) = flow.order_id() else { return };
+        let held = self.orders.remove(&(shard, order.to_owned()));
+        let held = held.unwrap_or_else(|| panic!("undone, but never tried: {}", flow.json));
         assert_eq!(held.state, "held", "undone out of turn: {}", flow.json);
         for (promotion, units) in &held.items {
             let tally = self.promotion(promotion);
