@@ -57,11 +57,6 @@ macro_rules! text_id {
                 Ok(Self(CompactString::new(text)))
             }
 
-            /// The id of bytes that were checked when they were stored.
-            pub(crate) fn from_stored(bytes: &[u8]) -> Self {
-                Self(CompactString::from_utf8_lossy(bytes))
-            }
-
             /// The id as text.
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -113,6 +108,20 @@ text_id! {
 text_id! {
     /// Names a buyer's account.
     Pin
+}
+
+impl OrderId {
+    /// The id of bytes that were checked when they were stored.
+    pub(crate) fn from_stored(bytes: &[u8]) -> Self {
+        Self(CompactString::from_utf8_lossy(bytes))
+    }
+}
+
+impl Pin {
+    /// The id of bytes that were checked when they were stored.
+    pub(crate) fn from_stored(bytes: &[u8]) -> Self {
+        Self(CompactString::from_utf8_lossy(bytes))
+    }
 }
 
 /// Number of a shard, from 0.
