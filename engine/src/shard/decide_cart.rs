@@ -18,7 +18,10 @@ impl Shard {
         attempt: &TryGrab,
         moment: &Moment,
     ) -> Result<Decision, Rejection> {
-        if self.undone.contains_key(&attempt.try_id) {
+        // Nonces are forgotten after a while. A twin so late that its nonce is forgotten is past its own
+        // deadline; let in, it could meet an equally late seal when its guests have long given up.
+        let over = moment.now >= attempt.tentative_until;
+        if over || self.undone.contains_key(&attempt.try_id) {
             return reject(Code::TryUndone, None);
         }
         let role = match &attempt.role {

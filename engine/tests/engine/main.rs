@@ -3,6 +3,7 @@
 
 mod actor_script;
 mod against_model;
+mod carts;
 mod model;
 mod records;
 mod replay;

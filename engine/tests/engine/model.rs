@@ -450,7 +450,9 @@ impl Model {
     // Grabs.
 
     fn grab(&mut self, grab: &Grab, attempt: Option<&TryGrab>, moment: &Moment) -> Outcome {
-        if attempt.is_some_and(|attempt| self.undone.contains_key(&attempt.try_id)) {
+        if let Some(attempt) = attempt
+            && (moment.now >= attempt.tentative_until || self.undone.contains_key(&attempt.try_id))
+        {
             return refuse(Code::TryUndone, None);
         }
         for (position, item) in grab.items.iter().enumerate() {
