@@ -1,5 +1,5 @@
 //! RocksDB as this crate uses it. Invariant: whatever a crash cuts off the write-ahead files, recovery keeps a prefix of the batches
-//! written, of both column families together.
+//! written, of all column families together.
 
 use std::path::{Path, PathBuf};
 
@@ -8,26 +8,25 @@ use rocksdb::{
     DBRecoveryMode, FlushOptions, InfoLogger, LogLevel, WriteBatch, WriteOptions,
 };
 
-use crate::{OpenError, Options};
+use crate::{GROUPS_MAX, GroupId, OpenError, Options};
 
-const LOG: &str = "log";
 const META: &str = "meta";
 
 /// Memtables of one column family: one being filled, the rest waiting for their flush.
 const MEMTABLES_MAX: i32 = 4;
-/// Level-0 files that start a merge into level 1. What follows from it is said at [`log_options`].
-const LEVEL0_MERGE_FILES: i32 = 4;
-/// Far beyond what the merge trigger allows: a log must not be slowed down by a merge that lags.
-const LEVEL0_SLOWDOWN_FILES: i32 = 64;
-const LEVEL0_STOP_FILES: i32 = 128;
 /// Uncompressed bytes of a block: big, because the log is read in runs.
 const LOG_BLOCK_BYTES: usize = 32 << 10;
 /// Bytes after which a table file being written is handed to the disk, so that a flush does not delay a synced write at its end.
 const BACKGROUND_SYNC_BYTES: u64 = 1 << 20;
-/// An open RocksDB with its two column families.
+/// A memtable grows by this part of what all may hold together: small, because every group has one.
+const ARENA_BLOCK_PART: usize = 512;
+
+/// An open RocksDB: one column family for each group's entries, one for the state kept beside them.
 pub(crate) struct Database {
     db: DB,
     path: PathBuf,
+    /// The names of the groups' families, by group.
+    logs: Vec<String>,
 }
 
 impl Database {
@@ -41,6 +40,7 @@ impl Database {
         Ok(Self {
             db,
             path: path.to_path_buf(),
+            logs: log_names().collect(),
         })
     }
 
@@ -56,6 +56,7 @@ impl Database {
         Ok(Self {
             db,
             path: path.to_path_buf(),
+            logs: log_names().collect(),
         })
     }
 
@@ -67,9 +68,10 @@ impl Database {
         &self.path
     }
 
-    /// The entries.
-    pub(crate) fn log(&self) -> &ColumnFamily {
-        self.db.cf_handle(LOG).expect("opened with this family")
+    /// The entries of `group`, which must be below [`GROUPS_MAX`].
+    pub(crate) fn log(&self, group: GroupId) -> &ColumnFamily {
+        let name = &self.logs[usize::from(group.0)];
+        self.db.cf_handle(name).expect("opened with this family")
     }
 
     /// The state kept beside them.
@@ -103,7 +105,7 @@ impl Database {
                     .map_err(|error| fail(&error))?;
             }
             self.db
-                .flush_cfs_opt(&[self.meta(), self.log()], &flush)
+                .flush_cf_opt(self.meta(), &flush)
                 .map_err(|error| fail(&error))?;
         }
         Ok(())
@@ -127,8 +129,9 @@ fn general_options(options: &Options) -> rocksdb::Options {
     // A whole write-ahead file that vanished or shrank is noticed at open.
     general.set_track_and_verify_wals_in_manifest(true);
     general.set_recycle_log_file_num(options.recycled_wals);
-    // Both families go to table files together: a write-ahead file is then free for reuse as soon as its memtable is flushed.
+    // All families go to table files together: a write-ahead file is then free for reuse as soon as its memtables are flushed.
     general.set_atomic_flush(true);
+    general.set_db_write_buffer_size(options.memtable_bytes);
     general.set_paranoid_checks(true);
     general.set_max_background_jobs(2);
     general.set_bytes_per_sync(BACKGROUND_SYNC_BYTES);
@@ -147,33 +150,29 @@ fn on_message(level: LogLevel, message: &str) {
     }
 }
 
-fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
-    let cache = Cache::new_lru_cache(options.block_cache_bytes);
-    vec![
-        ColumnFamilyDescriptor::new(LOG, log_options(options, &cache)),
-        ColumnFamilyDescriptor::new(META, meta_options(options, &cache)),
-    ]
+fn log_names() -> impl Iterator<Item = String> {
+    (0..GROUPS_MAX).map(|group| format!("log-{group:02}"))
 }
 
-/// The log is appended to at the end of each group and deleted at the beginning. Every flushed file holds a slice of every group, so
-/// level-0 files are merged once into level 1, which cuts them by group (RocksDB cuts a file where the next level has a file to skip).
-/// From there on nothing overlaps: files move down without being rewritten, and retention deletes them whole. Measured by this
-/// crate's bench against universal compaction and against none.
+fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(options.block_cache_bytes);
+    let logs =
+        log_names().map(|name| ColumnFamilyDescriptor::new(name, log_options(options, &cache)));
+    let meta = ColumnFamilyDescriptor::new(META, meta_options(options, &cache));
+    logs.chain([meta]).collect()
+}
+
+/// The log is appended to at the end of each group and deleted at the beginning. With a family for each group, the table files of
+/// a family follow one another and never overlap: RocksDB moves them down its levels without rewriting them, and retention
+/// deletes them whole. An entry is written twice in all, to the write-ahead file and to a table file. With one family for all
+/// groups every flushed file overlaps every other, and entries are merged two to three times more (this crate's bench measures it).
 fn log_options(options: &Options, cache: &Cache) -> rocksdb::Options {
     let mut log = rocksdb::Options::default();
+    // One group may fill what all share.
     log.set_write_buffer_size(options.memtable_bytes);
+    log.set_arena_block_size(options.memtable_bytes / ARENA_BLOCK_PART);
     log.set_max_write_buffer_number(MEMTABLES_MAX);
     log.set_compression_type(DBCompressionType::None);
-    log.set_level_compaction_dynamic_level_bytes(false);
-    log.set_level_zero_file_num_compaction_trigger(LEVEL0_MERGE_FILES);
-    log.set_level_zero_slowdown_writes_trigger(LEVEL0_SLOWDOWN_FILES);
-    log.set_level_zero_stop_writes_trigger(LEVEL0_STOP_FILES);
-    // Level 1 passes everything on at once: what stays there would be rewritten by the next merge.
-    log.set_max_bytes_for_level_base(options.memtable_bytes as u64);
-    log.set_max_bytes_for_level_multiplier(1024.0);
-    log.set_num_levels(4);
-    // Files are cut by group only where they are small beside a group's share of the next level.
-    log.set_target_file_size_base(options.memtable_bytes as u64 / 4);
     let mut table = BlockBasedOptions::default();
     table.set_block_size(LOG_BLOCK_BYTES);
     table.set_block_cache(cache);
@@ -184,7 +183,7 @@ fn log_options(options: &Options, cache: &Cache) -> rocksdb::Options {
 
 fn meta_options(options: &Options, cache: &Cache) -> rocksdb::Options {
     let mut meta = rocksdb::Options::default();
-    // As large as the log's: both are flushed together, and the smaller would cut the larger short.
+    meta.set_arena_block_size(options.memtable_bytes / ARENA_BLOCK_PART);
     meta.set_write_buffer_size(options.memtable_bytes);
     meta.set_compression_type(DBCompressionType::None);
     let mut table = BlockBasedOptions::default();

@@ -291,7 +291,7 @@ impl GroupLog {
         let (from, to) = (log_key(id, 0), log_key(id, index - 1));
         if let Err(error) = database
             .db()
-            .delete_file_in_range_cf(database.log(), from, to)
+            .delete_file_in_range_cf(database.log(id), from, to)
         {
             // The range is deleted already; its space comes back with a later merge.
             tracing::warn!(group = id.0, %error, "table files of forgotten flows could not be dropped at once");

@@ -3,8 +3,8 @@
 /// Sizes and switches of a [`crate::Store`]. The defaults suit a node with sixteen shards.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Bytes of one memtable, and so about the size of one write-ahead file. Larger ones mean fewer files to merge later; up to four
-    /// exist at a time while the disk lags.
+    /// Bytes of entries that all groups together keep in memory before they go to table files, and so about the size of one
+    /// write-ahead file. Larger ones mean fewer, larger table files; up to four times as much exists while the disk lags.
     pub memtable_bytes: usize,
     /// Write-ahead files kept for overwriting. Syncing a file that is overwritten in place changes no metadata and is two to ten
     /// times cheaper than syncing one that grows; four covers every memtable that may be waiting for its flush.

@@ -35,7 +35,9 @@ pub(crate) fn read_run(
     options.set_iterate_upper_bound(log_key(group, range.end));
     // A replay must not push out of the cache what others read.
     options.fill_cache(false);
-    let mut found = database.db().raw_iterator_cf_opt(database.log(), options);
+    let mut found = database
+        .db()
+        .raw_iterator_cf_opt(database.log(group), options);
     found.seek(log_key(group, range.start));
     let mut buffer = BytesMut::with_capacity(bytes_max.min(READ_CAPACITY_BYTES));
     let mut lengths: Vec<usize> = Vec::new();
@@ -180,7 +182,9 @@ pub(crate) fn load(
 fn last_entry(database: &Database, group: GroupId) -> Result<Option<u64>, ReadError> {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(log_key(group, 0));
-    let mut found = database.db().raw_iterator_cf_opt(database.log(), options);
+    let mut found = database
+        .db()
+        .raw_iterator_cf_opt(database.log(group), options);
     found.seek_for_prev(log_key(group, u64::MAX));
     let Some((key, stored)) = found.item() else {
         check_iterator(database, &found, group, 0)?;

@@ -4,8 +4,9 @@
 use std::fmt;
 use std::fmt::Write as _;
 
-/// Groups are numbered below this: sixteen shards, the meta group, and room.
-pub const GROUPS_MAX: u16 = 64;
+/// Groups are numbered below this: sixteen shards and the meta group. Each has a column family from the
+/// creation of the directory on.
+pub const GROUPS_MAX: u16 = 17;
 
 /// A Raft group: 0 to 15 are the shards, 16 is the meta group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -176,10 +176,10 @@ impl Writer {
         let mut batch = WriteBatch::with_capacity_bytes(BATCH_CAPACITY_BYTES);
         let mut content = Content::default();
         let core = self.core.clone();
-        let (log, meta) = (core.database.log(), core.database.meta());
+        let meta = core.database.meta();
         let mut next = operation;
         while let Some(operation) = next {
-            self.add(&mut batch, log, meta, &operation, &mut content);
+            self.add(&mut batch, meta, &operation, &mut content);
             self.taken.push(operation);
             let full = batch.size_in_bytes() >= self.batch_bytes_max
                 || self.taken.len() >= BATCH_OPERATIONS_MAX;
@@ -235,11 +235,11 @@ impl Writer {
     fn add(
         &mut self,
         batch: &mut WriteBatch,
-        log: &ColumnFamily,
         meta: &ColumnFamily,
         operation: &Operation,
         content: &mut Content,
     ) {
+        let core = self.core.clone();
         match operation {
             Operation::Append {
                 group,
@@ -257,6 +257,7 @@ impl Writer {
                         &first.to_be_bytes(),
                     );
                 }
+                let log = core.database.log(group.id);
                 let mut index = *first;
                 for value in values.iter() {
                     self.put(batch, log, &log_key(group.id, index), value);
@@ -276,7 +277,7 @@ impl Writer {
                         Edit::Delete { key } => batch.delete_cf(meta, key),
                         Edit::DeleteEntries { from, to } => {
                             batch.delete_range_cf(
-                                log,
+                                core.database.log(group.id),
                                 log_key(group.id, *from),
                                 log_key(group.id, *to),
                             );

@@ -14,7 +14,8 @@ use crate::common::{
 fn raw(dir: &Path, change: impl FnOnce(&DB)) {
     let mut options = rocksdb::Options::default();
     options.set_atomic_flush(true);
-    let db = DB::open_cf(&options, dir.join("db"), ["default", "log", "meta"]).unwrap();
+    let families = DB::list_cf(&options, dir.join("db")).unwrap();
+    let db = DB::open_cf(&options, dir.join("db"), families).unwrap();
     change(&db);
 }
 
@@ -39,7 +40,7 @@ fn used() -> tempfile::TempDir {
 fn a_changed_value_is_named_by_group_index_and_key_and_other_groups_go_on() {
     let dir = used();
     raw(dir.path(), |db| {
-        let family = db.cf_handle("log").unwrap();
+        let family = db.cf_handle("log-01").unwrap();
         let mut stored = db.get_cf(family, log_key(1, 50)).unwrap().unwrap();
         *stored.last_mut().unwrap() ^= 1;
         db.put_cf(family, log_key(1, 50), stored).unwrap();
@@ -77,10 +78,11 @@ fn a_changed_value_is_named_by_group_index_and_key_and_other_groups_go_on() {
 fn an_entry_moved_to_another_key_or_deleted_is_noticed() {
     let dir = used();
     raw(dir.path(), |db| {
-        let family = db.cf_handle("log").unwrap();
+        let family = db.cf_handle("log-01").unwrap();
         let stored = db.get_cf(family, log_key(1, 50)).unwrap().unwrap();
         db.put_cf(family, log_key(1, 51), stored).unwrap();
-        db.delete_cf(family, log_key(2, 70)).unwrap();
+        db.delete_cf(db.cf_handle("log-02").unwrap(), log_key(2, 70))
+            .unwrap();
     });
     let store = open(dir.path());
     let error = log(&store, 1).read(51, 52, 1).unwrap_err();
@@ -100,9 +102,10 @@ fn an_entry_moved_to_another_key_or_deleted_is_noticed() {
 fn a_log_that_lost_its_ends_is_not_opened() {
     let dir = used();
     raw(dir.path(), |db| {
-        let family = db.cf_handle("log").unwrap();
+        let family = db.cf_handle("log-01").unwrap();
         db.delete_range_cf(family, log_key(1, 85), log_key(1, 100))
             .unwrap();
+        let family = db.cf_handle("log-02").unwrap();
         db.delete_range_cf(family, log_key(2, 0), log_key(2, 100))
             .unwrap();
     });
@@ -164,17 +167,18 @@ fn a_damaged_table_file_is_named() {
     let dir = used();
     // Opening moves everything from the write-ahead file into a table file.
     drop(open(dir.path()));
-    let table = files(dir.path(), "sst")
-        .into_iter()
-        .max_by_key(|path| fs::metadata(path).unwrap().len())
+    let place = |table: &PathBuf| {
+        let bytes = fs::read(table).unwrap();
+        bytes.windows(6).position(|bytes| bytes == b"1/50/\x0e")
+    };
+    let tables = files(dir.path(), "sst");
+    let (table, at) = tables
+        .iter()
+        .find_map(|table| Some((table, place(table)?)))
         .unwrap();
-    let mut bytes = fs::read(&table).unwrap();
-    let at = bytes
-        .windows(6)
-        .position(|bytes| bytes == b"1/50/\x0e")
-        .unwrap();
+    let mut bytes = fs::read(table).unwrap();
     bytes[at] ^= 1;
-    fs::write(&table, bytes).unwrap();
+    fs::write(table, bytes).unwrap();
     let store = open(dir.path());
     let error = store
         .log(GroupId(1))
@@ -265,7 +269,8 @@ fn killed_with_several_wals() -> tempfile::TempDir {
     options.set_write_buffer_size(64 << 10);
     options.set_max_write_buffer_number(10);
     options.set_min_write_buffer_number_to_merge(8);
-    let families = ["default", "log", "meta"].map(|name| (name, options.clone()));
+    let names = DB::list_cf(&options, dir.path().join("db")).unwrap();
+    let families = names.iter().map(|name| (name, options.clone()));
     let db = DB::open_cf_with_opts(&options, dir.path().join("db"), families).unwrap();
     let mut synced = rocksdb::WriteOptions::default();
     synced.set_sync(true);

@@ -35,13 +35,16 @@ fn any_cut_of_the_newest_write_ahead_file_leaves_a_prefix_in_order() {
     println!("QIANG_STORAGE_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     // Once a file that grows, once one that is overwritten in place.
-    for options in [
-        small(),
-        Options {
-            wal_warm_bytes: 256 << 10,
-            ..small()
-        },
-    ] {
+    // Memtables so large that everything is in that one file.
+    let growing = Options {
+        memtable_bytes: 16 << 20,
+        ..small()
+    };
+    let overwritten = Options {
+        wal_warm_bytes: 1 << 20,
+        ..growing.clone()
+    };
+    for options in [growing, overwritten] {
         let dir = tempfile::tempdir().unwrap();
         let image = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), &identity(), &options).unwrap();
