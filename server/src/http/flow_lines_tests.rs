@@ -55,15 +55,15 @@ fn granted_item(quantity: u32, remaining: u64) -> GrantedItem {
     }
 }
 
-fn part(role: CartRole) -> Box<CartPart> {
-    Box::new(CartPart {
+fn part(role: CartRole) -> CartPart {
+    CartPart {
         try_id: TryId(0xab),
         tentative_until: UnixMs(2000),
         role,
-    })
+    }
 }
 
-fn granted(cart: Option<Box<CartPart>>) -> Record {
+fn granted(cart: Option<CartPart>) -> Record {
     Record::Granted(Granted {
         order_id: id("o-1"),
         pin: id("alice"),
@@ -72,7 +72,7 @@ fn granted(cart: Option<Box<CartPart>>) -> Record {
         items: [item(2)].into_iter().collect(),
         at: AT,
         pay_within_ms: 60_000,
-        cart,
+        cart: cart.map(Box::new),
     })
 }
 

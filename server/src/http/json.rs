@@ -281,11 +281,14 @@ pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     T::deserialize(deserializer).map(Some)
 }
 
-/// For a member whose null says something else than its absence.
-pub(super) fn nullable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::<T>::deserialize(deserializer).map(Some)
+/// The value of a member whose null says something else than its absence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Nullable<T>(pub(super) Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Nullable<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::deserialize(deserializer).map(Nullable)
+    }
 }
 
 #[cfg(test)]
@@ -305,8 +308,8 @@ mod tests {
     #[serde(deny_unknown_fields)]
     struct Outer {
         list: List<Object<Inner>, 1, 2>,
-        #[serde(default, deserialize_with = "nullable")]
-        time: Option<Option<TimeText>>,
+        #[serde(default, deserialize_with = "present")]
+        time: Option<Nullable<TimeText>>,
         #[serde(default)]
         signed: Option<Signed<9>>,
     }
@@ -391,11 +394,21 @@ mod tests {
 
     #[test]
     fn absent_null_and_given_are_told_apart() {
-        let time = |body: &str| parse::<Object<Outer>>(body.as_bytes()).unwrap().0.time;
-        assert_eq!(time(r#"{"list":[{"number":5}]}"#), None);
-        assert_eq!(time(r#"{"list":[{"number":5}],"time":null}"#), Some(None));
-        let given = time(r#"{"list":[{"number":5}],"time":"1970-01-01T00:00:00Z","signed":-9}"#);
-        assert_eq!(given, Some(Some(TimeText(UnixMs(0)))));
+        let read = |body: &str| parse::<Object<Outer>>(body.as_bytes()).unwrap().0;
+        let absent = read(r#"{"list":[{"number":5}]}"#);
+        assert_eq!((absent.time, absent.signed), (None, None));
+        assert_eq!(
+            (absent.list.0[0].0.number, &absent.list.0[0].0.text),
+            (Whole(5), &None)
+        );
+        let null = read(r#"{"list":[{"number":5}],"time":null}"#);
+        assert_eq!(null.time, Some(Nullable(None)));
+        let given = read(
+            r#"{"list":[{"number":1,"text":"1234"}],"time":"1970-01-01T00:00:00Z","signed":-9}"#,
+        );
+        let time = Some(Nullable(Some(TimeText(UnixMs(0)))));
+        assert_eq!((given.time, given.signed), (time, Some(Signed(-9))));
+        assert_eq!(given.list.0[0].0.text, Some(Text("1234".to_owned())));
     }
 
     #[test]

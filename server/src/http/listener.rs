@@ -146,7 +146,7 @@ async fn run_connection(stream: TcpStream, http: Arc<Http>, permit: OwnedSemapho
     let unasked = async {
         sleep(FIRST_REQUEST_GRACE).await;
         if asked.load(Ordering::Relaxed) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     tokio::select! {

@@ -24,6 +24,7 @@ mod promotion_body;
 mod promotion_view;
 mod promotions;
 mod query;
+mod refusals;
 mod response;
 mod router;
 mod time;

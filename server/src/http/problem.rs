@@ -4,8 +4,7 @@
 
 use std::borrow::Cow;
 
-use qiang_engine::command::Code;
-use qiang_engine::{PromotionId, Refusal, Rejection};
+use qiang_engine::PromotionId;
 use serde::{Serialize, Serializer};
 
 use super::response::{Media, Reply};
@@ -57,7 +56,8 @@ fn type_of_code<S: Serializer>(code: &&'static str, serializer: S) -> Result<S::
 }
 
 impl Problem {
-    fn new(
+    /// A refusal with what every one has.
+    pub(super) fn new(
         status: u16,
         code: &'static str,
         title: &'static str,
@@ -179,8 +179,21 @@ impl Problem {
         problem
     }
 
-    fn retrying(mut self, after_s: u64) -> Self {
+    /// With `Retry-After`, in seconds.
+    pub(super) fn retrying(mut self, after_s: u64) -> Self {
         self.0.retry_after_s = Some(after_s);
+        self
+    }
+
+    /// With what remains of the promotion.
+    pub(super) fn with_remaining(mut self, remaining: u64) -> Self {
+        self.0.remaining = Some(remaining);
+        self
+    }
+
+    /// With the promotion that it concerns.
+    pub(super) fn about(mut self, promotion_id: Option<PromotionId>) -> Self {
+        self.0.promotion_id = promotion_id;
         self
     }
 
@@ -231,147 +244,27 @@ impl Problem {
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Rejected(rejection) => rejection.into(),
-            Refusal::Overloaded => {
-                Problem::overloaded("the shard has as much to do as it can hold; nothing was done")
-            }
-            Refusal::Unavailable => Problem::unavailable(),
-            Refusal::OutcomeUnknown => Problem::outcome_unknown(),
-        }
-    }
-}
-
-impl From<Rejection> for Problem {
-    fn from(rejection: Rejection) -> Self {
-        let Rejection { code, promotion_id } = rejection;
-        let name = promotion_id.as_ref().map_or("", PromotionId::as_str);
-        let mut problem = of_code(code, name);
-        match code {
-            Code::RateLimited { retry_after_ms } => {
-                problem.0.retry_after_s = Some(retry_after_ms.div_ceil(1000).max(1));
-            }
-            Code::SoldOut { remaining } | Code::InsufficientRemaining { remaining } => {
-                problem.0.remaining = Some(remaining);
-            }
-            _ => {}
-        }
-        problem.0.promotion_id = promotion_id;
-        problem
-    }
-}
-
-/// The refusals of the contract's tables.
-fn of_code(code: Code, promotion: &str) -> Problem {
-    let about = |what: &str| match promotion {
-        "" => what.to_owned(),
-        _ => format!("promotion {promotion}: {what}"),
-    };
-    match code {
-        Code::PromotionNotFound => Problem::new(
-            404,
-            "promotion_not_found",
-            "No such promotion",
-            about("there is none of this id"),
-        ),
-        Code::NotStarted => Problem::new(
-            409,
-            "not_started",
-            "Not started",
-            about("it has not started"),
-        ),
-        Code::Ended => Problem::new(409, "ended", "Ended", about("it has ended")),
-        Code::Stopped => Problem::new(409, "stopped", "Stopped", about("it is stopped")),
-        Code::Deleted => Problem::new(409, "deleted", "Deleted", about("it was deleted")),
-        Code::ChannelClosed => Problem::new(
-            409,
-            "channel_closed",
-            "Channel closed",
-            about("it is not sold on this channel"),
-        ),
-        Code::RateLimited { retry_after_ms } => {
-            let what = format!(
-                "the attempts of this window are used up; the next begins in {retry_after_ms} ms"
-            );
-            Problem::new(429, "rate_limited", "Too many attempts", about(&what))
-        }
-        Code::OrderMismatch => {
-            let detail = "this order id was used with other content: a grab is repeated with the same content";
-            Problem::new(422, "order_mismatch", "Other content", detail)
-        }
-        Code::OrderReturned => {
-            let detail = "this order was cancelled or expired, or its cancel came first: it never grabs again";
-            Problem::new(409, "order_returned", "Order returned", detail)
-        }
-        Code::OrderLimit => Problem::new(
-            409,
-            "order_limit",
-            "Limit per order",
-            about("more units than one order may take"),
-        ),
-        Code::PinLimit => Problem::new(
-            409,
-            "pin_limit",
-            "Limit per pin",
-            about("more units than one pin may take"),
-        ),
-        Code::IpLimit => Problem::new(
-            409,
-            "ip_limit",
-            "Limit per ip",
-            about("more units than one ip may take"),
-        ),
-        Code::SoldOut { remaining } => {
-            let what = format!("fewer units remain than asked for: {remaining}");
-            Problem::new(409, "sold_out", "Sold out", about(&what))
-        }
-        Code::OrderNotFound => Problem::new(
-            404,
-            "order_not_found",
-            "No such order",
-            "there is no order of this id",
-        ),
-        Code::OrderConfirmed => {
-            let detail = "this order was paid: it is given back only with \"refund\": true";
-            Problem::new(409, "order_confirmed", "Order confirmed", detail)
-        }
-        Code::PromotionExists => {
-            let what = "one of this id exists with other content: change it with PATCH";
-            Problem::new(409, "promotion_exists", "Promotion exists", about(what))
-        }
-        Code::InsufficientRemaining { remaining } => {
-            let what = format!("more units to take away than the {remaining} that remain");
-            Problem::new(
-                409,
-                "insufficient_remaining",
-                "Too few remain",
-                about(&what),
-            )
-        }
-        Code::QuantityTooLarge => {
-            let most = qiang_engine::limits::QUANTITY_MAX;
-            Problem::invalid(
-                "add_quantity",
-                &format!("a promotion offers at most {most} units in all"),
-            )
-        }
-        Code::EndBeforeStart => Problem::invalid("ends_at", "must be later than starts_at"),
-        Code::ShardFull => {
-            Problem::overloaded("the shard holds as many orders as it can; nothing was done")
-        }
-        Code::AmbiguousOrder => {
-            let detail = "two shards know different orders of this id: name a promotion of the one meant with \
-                          ?promotion_id=";
-            Problem::new(409, "ambiguous_order", "Ambiguous order", detail)
-        }
-        // Between shards only; what they mean for a caller, should one ever come through.
-        Code::InDoubt => Problem::outcome_unknown(),
-        Code::TryUndone | Code::NotHome => Problem::unavailable(),
-    }
-}
-
 #[cfg(test)]
-#[path = "problem_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_wrong_member_is_named_twice_for_programs_and_for_people() {
+        let mut out = Vec::new();
+        Problem::invalid("items[0].quantity", "is missing").write(&mut out);
+        let document: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(
+            document,
+            json!({"type": "urn:problem-type:qiang:invalid_request", "title": "The request is wrong", "status": 400,
+                   "code": "invalid_request", "detail": "items[0].quantity: is missing", "field": "items[0].quantity"})
+        );
+    }
+
+    #[test]
+    fn a_body_that_was_not_read_costs_the_connection() {
+        assert!(Problem::body_too_large(1).into_reply().close);
+        assert!(Problem::body_too_slow().into_reply().close);
+        assert!(!Problem::unavailable().into_reply().close);
+    }
+}

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use super::json::{
-    ChannelName, List, Object, Signed, Text, TimeText, Whole, nullable, parse, present,
+    ChannelName, List, Nullable, Object, Signed, Text, TimeText, Whole, parse, present,
 };
 use super::problem::Problem;
 use crate::cluster_config::ATTEMPTS_MAX;
@@ -54,22 +54,23 @@ struct ChangeBody {
     add_quantity: Option<Signed<QUANTITY_MAX>>,
     #[serde(default, deserialize_with = "present")]
     title: Option<Text<TITLE_BYTES_MAX>>,
-    #[serde(default, deserialize_with = "nullable")]
-    ends_at: Option<Option<TimeText>>,
+    #[serde(default, deserialize_with = "present")]
+    ends_at: Option<Nullable<TimeText>>,
     #[serde(default, deserialize_with = "present")]
     limits: Option<Object<LimitsBody>>,
-    #[serde(default, deserialize_with = "nullable")]
-    rate: Option<Option<Object<RateBody>>>,
+    #[serde(default, deserialize_with = "present")]
+    rate: Option<Nullable<Object<RateBody>>>,
     #[serde(default, deserialize_with = "present")]
     payment_timeout_ms: Option<Whole<1, PAYMENT_TIMEOUT_MS_MAX>>,
     #[serde(default, deserialize_with = "present")]
     channels: Option<ChannelSet>,
-    #[serde(default, deserialize_with = "nullable")]
-    price: Option<Option<Object<PriceBody>>>,
+    #[serde(default, deserialize_with = "present")]
+    price: Option<Nullable<Object<PriceBody>>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the names are the contract's")]
 struct LimitsBody {
     per_order: Option<Whole<1, QUANTITY_MAX>>,
     per_pin: Option<Whole<1, QUANTITY_MAX>>,
@@ -206,12 +207,12 @@ pub(super) fn parse_change(promotion_id: PromotionId, body: &[u8]) -> Result<Com
     let change = PromotionChange {
         add_quantity: body.add_quantity.map(|add| add.0),
         title: body.title.map(|title| title.0),
-        ends_at: body.ends_at.map(|time| time.map(|time| time.0)),
+        ends_at: body.ends_at.map(|time| time.0.map(|time| time.0)),
         limits: body.limits.map(Limits::from),
-        rate: body.rate.map(|rate| rate.map(Rate::from)),
+        rate: body.rate.map(|rate| rate.0.map(Rate::from)),
         payment_timeout_ms: body.payment_timeout_ms.map(|ms| ms.0),
         channels: body.channels.map(|set| set.0),
-        price: body.price.map(|price| price.map(Price::from)),
+        price: body.price.map(|price| price.0.map(Price::from)),
     };
     Ok(Command::ChangePromotion {
         promotion_id,

@@ -3,7 +3,7 @@
 //! Invariant: every member of the contract is always there; what a promotion does not have is null.
 
 use qiang_engine::promotion::{
-    Channels, Limits, Price, PromotionState, PromotionView, Rate, Terms,
+    Channel, Channels, Limits, Price, PromotionState, PromotionView, Rate, Terms,
 };
 use qiang_engine::routing::shard_of;
 use qiang_engine::{PromotionId, UnixMs};
@@ -22,8 +22,7 @@ pub(super) struct TermsShape<'a> {
     limits: &'a Limits,
     rate: &'a Option<Rate>,
     payment_timeout_ms: u64,
-    #[serde(serialize_with = "channel_names")]
-    channels: Channels,
+    channels: ChannelNames,
     price: &'a Option<Price>,
 }
 
@@ -38,14 +37,20 @@ impl<'a> From<&'a Terms> for TermsShape<'a> {
             limits: &terms.limits,
             rate: &terms.rate,
             payment_timeout_ms: terms.payment_timeout_ms,
-            channels: terms.channels,
+            channels: ChannelNames(terms.channels),
             price: &terms.price,
         }
     }
 }
 
-fn channel_names<S: Serializer>(channels: &Channels, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(channels.iter().map(|channel| channel.as_str()))
+/// A set of channels as a list of their names.
+#[derive(Debug)]
+struct ChannelNames(Channels);
+
+impl Serialize for ChannelNames {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Channel::as_str))
+    }
 }
 
 /// A promotion as the contract shows it.
@@ -111,7 +116,7 @@ impl<'a> PromotionShape<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qiang_engine::promotion::{Channel, Counters, Promotion};
+    use qiang_engine::promotion::{Counters, Promotion};
     use serde_json::{Value, json};
     use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Every refusal has the status, code, extras and headers of the contract.
 
 use super::*;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 fn document(problem: &Problem) -> Value {
     let mut out = Vec::new();
@@ -106,21 +106,4 @@ fn retry_after_is_in_seconds_rounded_up() {
         let reply = rejected(Code::RateLimited { retry_after_ms }).into_reply();
         assert_eq!(reply.retry_after_s, Some(seconds), "{retry_after_ms} ms");
     }
-}
-
-#[test]
-fn a_wrong_member_is_named_twice_for_programs_and_for_people() {
-    let document = document(&Problem::invalid("items[0].quantity", "is missing"));
-    assert_eq!(
-        document,
-        json!({"type": "urn:problem-type:qiang:invalid_request", "title": "The request is wrong", "status": 400,
-               "code": "invalid_request", "detail": "items[0].quantity: is missing", "field": "items[0].quantity"})
-    );
-}
-
-#[test]
-fn a_body_that_was_not_read_costs_the_connection() {
-    assert!(Problem::body_too_large(1).into_reply().close);
-    assert!(Problem::body_too_slow().into_reply().close);
-    assert!(!Problem::unavailable().into_reply().close);
 }
