@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,6 +31,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// Pause between two looks at a node that starts or stops.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The data centre of all nodes of this version's demo.
+const DC: &str = "a";
 
 /// Lines of a dead node's log that are shown.
 const LOG_LINES_SHOWN: usize = 20;
@@ -108,8 +112,12 @@ async fn show_and_watch(nodes: &mut [Node], home: &Home, out: &mut Output) -> Re
     let first = &nodes[0];
     create_samples(&first.client).await?;
     if out.is_json() {
-        let ready = json!({"nodes": nodes.iter().map(Node::to_json).collect::<Vec<_>>()});
-        out.json_line(&ready.to_string())?;
+        let ready = Ready {
+            nodes: nodes.iter().map(Node::told).collect(),
+        };
+        let ready =
+            serde_json::to_string(&ready).expect("texts and numbers always have a JSON form");
+        out.json_line(&ready)?;
     } else {
         out.text(&told(nodes, home, &program(), &asked_server()))?;
     }
@@ -125,7 +133,8 @@ async fn show_and_watch(nodes: &mut [Node], home: &Home, out: &mut Output) -> Re
 struct StopSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
+    /// `None` under `nohup`, which is to outlive its terminal.
+    hang_up: Option<tokio::signal::unix::Signal>,
 }
 
 impl StopSignals {
@@ -137,17 +146,35 @@ impl StopSignals {
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
-            hang_up: listen(SignalKind::hangup())?,
+            hang_up: if hang_up_is_ignored() {
+                None
+            } else {
+                Some(listen(SignalKind::hangup())?)
+            },
         })
     }
 
     async fn received(&mut self) {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
+            _ = hang_up => {}
         }
     }
+}
+
+/// Whether whoever started this process had it ignore SIGHUP, the first bit of `SigIgn` in `proc_pid_status(5)`.
+fn hang_up_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 != 0)
 }
 
 /// Where the nodes' data and logs lie.
@@ -181,6 +208,23 @@ impl Home {
     }
 }
 
+/// What `-o json` prints when everything is ready.
+#[derive(Serialize)]
+struct Ready {
+    nodes: Vec<Told>,
+}
+
+/// A node, as it is told.
+#[derive(Serialize)]
+struct Told {
+    id: u64,
+    dc: &'static str,
+    http: SocketAddr,
+    peer: SocketAddr,
+    pid: u32,
+    data_dir: String,
+}
+
 /// A node's process.
 struct Node {
     id: u64,
@@ -210,7 +254,7 @@ impl Node {
                 "serve",
                 "--bootstrap",
                 "--dc",
-                "a",
+                DC,
                 "--node-id",
                 &id.to_string(),
             ])
@@ -241,15 +285,15 @@ impl Node {
         })
     }
 
-    fn to_json(&self) -> Value {
-        json!({
-            "id": self.id,
-            "dc": "a",
-            "http": self.http.to_string(),
-            "peer": self.peer.to_string(),
-            "pid": self.child.id(),
-            "data_dir": self.data_dir.display().to_string(),
-        })
+    fn told(&self) -> Told {
+        Told {
+            id: self.id,
+            dc: DC,
+            http: self.http,
+            peer: self.peer,
+            pid: self.child.id(),
+            data_dir: self.data_dir.display().to_string(),
+        }
     }
 
     async fn wait_ready(&mut self) -> Result<(), Failure> {

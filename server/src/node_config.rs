@@ -135,8 +135,8 @@ section! {
 section! {
     /// The log for people, on standard error; not to be confused with the flows.
     LogSection {
-        /// Least level told: error, warn, info, debug; or by module, such as "info,qiang_raft=debug".
-        level: String = "info".to_owned(),
+        /// Least level told: error, warn, info, debug; and of single modules. Raft tells every vote at info.
+        level: String = "info,openraft=warn".to_owned(),
         /// "text", or "json" with one object a line.
         format: LogFormat = LogFormat::Text,
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::client::{Answer, Client};
-use super::output::{Output, cell};
+use super::output::{Output, cell, pairs};
 use super::values::{Ask, read_json};
 use crate::node_config::{self, Effective};
 
@@ -174,7 +174,11 @@ fn history(answer: &Answer, out: &mut Output) -> Result<(), Failure> {
             rest.as_object_mut()
                 .and_then(|members| members.remove(shown));
         }
-        vec![cell(&version["version"]), cell(&version["at"]), cell(&rest)]
+        vec![
+            cell(&version["version"]),
+            cell(&version["at"]),
+            pairs(&rest),
+        ]
     };
     let rows: Vec<_> = versions.into_iter().flatten().map(row).collect();
     out.table(&[">VERSION", "AT", "CONFIGURATION"], &rows)

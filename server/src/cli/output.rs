@@ -149,14 +149,16 @@ pub(crate) fn cell(value: &Value) -> String {
         Value::String(text) => printable(text),
         Value::Array(items) if items.is_empty() => NONE.to_owned(),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
-        Value::Object(members) => {
-            let members = members
-                .iter()
-                .map(|(name, value)| format!("{}={}", printable(name), cell(value)));
-            members.collect::<Vec<_>>().join(" ")
-        }
+        Value::Object(_) => format!("{{{}}}", pairs(value)),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
+}
+
+/// The members of an object on one line: `name=value`, with spaces between.
+pub(crate) fn pairs(object: &Value) -> String {
+    let members = object.as_object().into_iter().flatten();
+    let members = members.map(|(name, value)| format!("{}={}", printable(name), cell(value)));
+    members.collect::<Vec<_>>().join(" ")
 }
 
 /// A text with every control character replaced: titles and ids come from others, and a terminal obeys such characters.
@@ -254,7 +256,7 @@ mod tests {
         assert_eq!(cell(&json!(null)), "-");
         assert_eq!(cell(&json!([])), "-");
         assert_eq!(cell(&json!(["app", "web"])), "app,web");
-        assert_eq!(cell(&json!({"window_ms": 5})), "window_ms=5");
+        assert_eq!(cell(&json!({"a": 5, "b": "c"})), "{a=5 b=c}");
         assert_eq!(cell(&json!(false)), "false");
     }
 }
