@@ -1,4 +1,4 @@
-//! What one shard does on one core: `cargo bench -p qiang-engine`. An argument runs the rows whose
+//! What one shard does on one core: `cargo bench -p engine`. An argument runs the rows whose
 //! name contains it.
 //!
 //! Every row is run five times on a state built anew outside the clock, after one round to warm up;

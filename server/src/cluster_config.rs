@@ -29,7 +29,7 @@ pub struct ClusterConfig {
     pub grab_concurrency: u32,
     /// Attempts window of promotions that have none of their own; absent: attempts are counted, not limited.
     #[serde(deserialize_with = "strict_rate")]
-    pub default_rate: Option<Rate>,
+    pub rate: Option<Rate>,
     /// Whether `grab_concurrency` and every attempts window are lowered to `degraded_percent`.
     pub degraded: bool,
     /// What they are lowered to while degraded, in percent, 1 to 100.
@@ -54,7 +54,7 @@ impl Default for ClusterConfig {
     fn default() -> Self {
         ClusterConfig {
             grab_concurrency: 20_000,
-            default_rate: None,
+            rate: None,
             degraded: false,
             degraded_percent: 50,
             order_retention_ms: 30 * DAY_MS,
@@ -80,9 +80,9 @@ impl ClusterConfig {
         let most = u64::from(GRAB_CONCURRENCY_MAX);
         within("grab_concurrency", self.grab_concurrency.into(), 1, most)?;
         within("degraded_percent", self.degraded_percent.into(), 1, 100)?;
-        if let Some(rate) = self.default_rate {
-            within("default_rate.window_ms", rate.window_ms, 1, WINDOW_MS_MAX)?;
-            within("default_rate.attempts", rate.attempts, 0, ATTEMPTS_MAX)?;
+        if let Some(rate) = self.rate {
+            within("rate.window_ms", rate.window_ms, 1, WINDOW_MS_MAX)?;
+            within("rate.attempts", rate.attempts, 0, ATTEMPTS_MAX)?;
         }
         let (least, most) = (*retention.start(), *retention.end());
         within("order_retention_ms", self.order_retention_ms, least, most)?;
@@ -96,7 +96,7 @@ impl ClusterConfig {
 
     /// The attempts window of a promotion whose own is `own`, lowered while degraded; `None` if it has no limit.
     pub fn rate_in_force(&self, own: Option<Rate>) -> Option<Rate> {
-        let rate = own.or(self.default_rate)?;
+        let rate = own.or(self.rate)?;
         let attempts = self.lowered(rate.attempts);
         Some(Rate { attempts, ..rate })
     }
@@ -143,7 +143,7 @@ mod tests {
             attempts: 5,
         };
         let document = ClusterConfig {
-            default_rate: Some(rate),
+            rate: Some(rate),
             degraded: true,
             ..ClusterConfig::default()
         };
@@ -158,8 +158,8 @@ mod tests {
     fn unknown_members_are_errors_inside_the_rate_too() {
         for wrong in [
             r#"{"colour":1}"#,
-            r#"{"default_rate":{"window_ms":1,"attempts":1,"colour":1}}"#,
-            r#"{"default_rate":{"window_ms":1}}"#,
+            r#"{"rate":{"window_ms":1,"attempts":1,"colour":1}}"#,
+            r#"{"rate":{"window_ms":1}}"#,
             r#"{"grab_concurrency":-1}"#,
             r#"{"degraded":"yes"}"#,
         ] {
@@ -203,24 +203,24 @@ mod tests {
             ),
             (
                 ClusterConfig {
-                    default_rate: rate(0, 1),
+                    rate: rate(0, 1),
                     ..good
                 },
-                "default_rate.window_ms",
+                "rate.window_ms",
             ),
             (
                 ClusterConfig {
-                    default_rate: rate(WINDOW_MS_MAX + 1, 1),
+                    rate: rate(WINDOW_MS_MAX + 1, 1),
                     ..good
                 },
-                "default_rate.window_ms",
+                "rate.window_ms",
             ),
             (
                 ClusterConfig {
-                    default_rate: rate(1, u64::MAX),
+                    rate: rate(1, u64::MAX),
                     ..good
                 },
-                "default_rate.attempts",
+                "rate.attempts",
             ),
             (
                 ClusterConfig {
@@ -250,7 +250,7 @@ mod tests {
         };
         let mut config = ClusterConfig {
             grab_concurrency: 3,
-            default_rate: Some(rate),
+            rate: Some(rate),
             ..ClusterConfig::default()
         };
         assert_eq!(

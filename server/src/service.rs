@@ -419,7 +419,7 @@ fn order_answer(answer: Result<Answer, Refusal>) -> Result<Order, Refusal> {
 /// What a configuration asks of shards.
 pub fn policy_of(config: &ClusterConfig) -> Policy {
     Policy {
-        default_rate: config.default_rate,
+        default_rate: config.rate,
         rate_percent: if config.degraded { config.degraded_percent } else { 100 },
         order_retention_ms: config.order_retention_ms,
         flow_retention_ms: config.flow_retention_ms,

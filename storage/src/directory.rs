@@ -23,7 +23,7 @@ use crate::OpenError;
 pub const FORMAT_VERSION: u64 = 1;
 
 const LOCK: &str = "lock";
-const IDENTITY: &str = "identity.json";
+pub(crate) const IDENTITY: &str = "identity.json";
 const IDENTITY_NEW: &str = "identity.json.new";
 const DATABASE: &str = "db";
 const SNAPSHOTS: &str = "snapshots";

@@ -44,8 +44,8 @@ pub enum OpenError {
     },
     /// The directory was written by a newer version of the product.
     #[error(
-        "data directory {} has format version {found}, this program reads versions up to {supported}: run the newer program that wrote it",
-        dir.display()
+        "{} says that the data directory has format version {found}, this program reads versions up to {supported}: run the newer program that wrote it",
+        dir.join(crate::directory::IDENTITY).display()
     )]
     NewerFormat {
         /// The data directory.

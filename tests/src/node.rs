@@ -40,7 +40,7 @@ pub fn binary() -> PathBuf {
         .join("qiang");
     assert!(
         beside.is_file(),
-        "{} does not exist: run `cargo build --release -p qiang-server` first, or name the binary in QIANG_BIN",
+        "{} does not exist: run `cargo build --release -p server` first, or name the binary in QIANG_BIN",
         beside.display()
     );
     beside
@@ -50,7 +50,7 @@ pub fn binary() -> PathBuf {
 ///
 /// Ports come from below the ephemeral range: a client's outgoing connection never takes the port of a node that is
 /// down for a moment. Test binaries run one after another, threads of one share the counter.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -182,11 +182,25 @@ impl Node {
 
     /// SIGTERM, without waiting for the end.
     pub fn ask_to_stop(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP: the process stands still until [`Self::go_on`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid())
             .ok()
             .and_then(Pid::from_raw)
             .expect("a process id");
-        kill_process(pid, Signal::TERM).expect("SIGTERM reaches the node");
+        kill_process(pid, signal).expect("a signal reaches the node");
     }
 
     /// Waits for the end of the process.

@@ -87,7 +87,7 @@ fn what_is_wrong_in_a_configuration_is_named_and_changes_nothing() {
         ("grab_concurrency", json!(0)),
         ("grab_concurrency", json!("many")),
         ("degraded", json!("yes")),
-        ("default_rate", json!({"window_ms": 0, "attempts": 1})),
+        ("rate", json!({"window_ms": 0, "attempts": 1})),
         ("colour", json!("red")),
     ] {
         let mut next = first.clone();
@@ -145,7 +145,7 @@ fn a_default_rate_is_in_force_within_a_second_where_a_promotion_has_none() {
     node.promotion("own").rate(3_600_000, 1_000_000).create();
     change(
         &node,
-        &json!({"default_rate": {"window_ms": 3_600_000, "attempts": 2}}),
+        &json!({"rate": {"window_ms": 3_600_000, "attempts": 2}}),
     );
     let mut number = 0;
     wait_until(IN_FORCE_WITHIN, "grabs of A are limited", || {
@@ -165,7 +165,7 @@ fn a_default_rate_is_in_force_within_a_second_where_a_promotion_has_none() {
             .of("own", 1)
             .granted();
     }
-    change(&node, &json!({"default_rate": null}));
+    change(&node, &json!({"rate": null}));
     wait_until(IN_FORCE_WITHIN, "grabs of A are free again", || {
         let answer = node.grab("free", "alice").of("A", 1).answer();
         (answer.status == 200).then_some(()).ok_or(answer.text)
@@ -197,7 +197,7 @@ fn degraded_lowers_the_windows_within_a_second() {
         node.get("/metrics").text.contains("degraded"),
         "the metrics say so"
     );
-    change(&node, &json!({"degraded": false, "default_rate": null}));
+    change(&node, &json!({"degraded": false, "rate": null}));
     node.offered("A")
         .patch(&json!({"rate": {"window_ms": 3_600_000, "attempts": 1_000_000}}))
         .expect(200);

@@ -231,16 +231,16 @@ mod tests {
             ),
             ("degraded", json!({"version": 1, "degraded": "yes"})),
             (
-                "default_rate.window_ms",
-                json!({"version": 1, "default_rate": {"window_ms": 0, "attempts": 1}}),
+                "rate.window_ms",
+                json!({"version": 1, "rate": {"window_ms": 0, "attempts": 1}}),
             ),
             (
-                "default_rate.attempts",
-                json!({"version": 1, "default_rate": {"window_ms": 1}}),
+                "rate.attempts",
+                json!({"version": 1, "rate": {"window_ms": 1}}),
             ),
             (
-                "default_rate.odd",
-                json!({"version": 1, "default_rate": {"window_ms": 1, "attempts": 1, "odd": 1}}),
+                "rate.odd",
+                json!({"version": 1, "rate": {"window_ms": 1, "attempts": 1, "odd": 1}}),
             ),
             ("colour", json!({"version": 1, "colour": "red"})),
             ("config", json!({"version": 1, "config": {}})),
