@@ -37,7 +37,7 @@ pub use flow::{Flow, Kind};
 pub use http::{Answer, Client};
 pub use load::{Acknowledged, Load};
 pub use murmur::{SHARDS, id_on_another_shard, id_on_shard, shard_of};
-pub use node::{Builder, Node, binary};
+pub use node::{Builder, Node, binary, free_port};
 pub use random::Random;
 pub use raw::{Raw, RawAnswer};
 pub use story::{GrabDraft, OrderHandle, PromotionDraft, PromotionHandle};

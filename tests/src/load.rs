@@ -106,7 +106,7 @@ fn grab_on(
             return;
         }
         let mut items = vec![json!({"promotion_id": random.pick(promotions), "quantity": 1})];
-        if random.below(8) == 0 {
+        if random.below(3) == 0 {
             items.push(json!({"promotion_id": random.pick(promotions), "quantity": 1}));
         }
         let body = json!({

@@ -314,3 +314,30 @@ fn carts_that_want_the_same_units_in_opposite_orders_never_both_win() {
     );
     audit(&node);
 }
+
+#[test]
+fn the_same_cart_from_many_at_once_is_granted_once_and_replayed_to_the_others() {
+    let node = Node::start();
+    let [x, _, z] = three_promotions();
+    node.promotion(&x).quantity(100).create();
+    node.promotion(&z).quantity(100).create();
+    for round in 0..10 {
+        let order = format!("o-{round}");
+        let firsts = std::thread::scope(|scope| {
+            let askers: Vec<_> = (0..4)
+                .map(|_| {
+                    let cart = node.grab(&order, "alice").of(&x, 1).of(&z, 1);
+                    scope.spawn(move || cart.answer().expect(200)["replayed"] == false)
+                })
+                .collect();
+            let answers = askers
+                .into_iter()
+                .map(|asker| asker.join().expect("an asker"));
+            answers.filter(|first| *first).count()
+        });
+        assert_eq!(firsts, 1, "{order}");
+    }
+    settles(&node, &x, 90);
+    settles(&node, &z, 90);
+    audit(&node);
+}

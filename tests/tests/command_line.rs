@@ -220,6 +220,17 @@ fn a_sale_can_be_run_from_the_command_line() {
 }
 
 #[test]
+fn what_cannot_be_taken_back_is_not_done_when_nobody_can_be_asked() {
+    let node = Node::start();
+    node.promotion("A").create();
+    let unasked = node.cli(&["promo", "delete", "A"]);
+    unasked.fails_naming(2, &["--yes"]);
+    assert_eq!(node.offered("A").state(), "active");
+    node.cli(&["promo", "delete", "A", "--yes"]).ok();
+    assert_eq!(node.offered("A").state(), "deleted");
+}
+
+#[test]
 fn json_output_is_what_the_routes_say() {
     let node = Node::start();
     node.promotion("A").quantity(5).create();

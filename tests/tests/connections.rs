@@ -121,6 +121,38 @@ fn slow_connections_do_not_keep_others_from_grabbing() {
 }
 
 #[test]
+fn connections_past_the_bound_are_closed_at_once_and_those_within_it_are_served() {
+    let node = Node::builder()
+        .env("QIANG_HTTP__CONNECTIONS_MAX", "20")
+        .start();
+    node.promotion("A").create();
+    // The node's own client keeps one or two; these take the rest and more.
+    let mut held: Vec<Raw> = (0..25).map(|_| Raw::connect(node.address())).collect();
+    let mut closed = 0;
+    for raw in &mut held {
+        raw.request("GET", "/v1/promotions/A", "");
+        match raw.read(AT_ONCE) {
+            RawAnswer::Answer(answer) => drop(answer.expect(200)),
+            RawAnswer::Closed(_) => closed += 1,
+            RawAnswer::Silent(seen) => panic!("left waiting: {seen:?}"),
+        }
+    }
+    assert!(
+        (5..=8).contains(&closed),
+        "{closed} of 25 were closed where 20 are allowed"
+    );
+    drop(held);
+    qiang_tests::wait_until(AT_ONCE, "a new connection is served", || {
+        let mut raw = Raw::connect(node.address());
+        raw.request("GET", "/v1/promotions/A", "");
+        match raw.read(AT_ONCE) {
+            RawAnswer::Answer(answer) => Ok(answer.expect(200)),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
+#[test]
 fn a_half_closed_connection_still_gets_its_answer() {
     let node = selling();
     let mut raw = Raw::connect(node.address());

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a refused grab leaves nothing behind but its attempt.
 
-use qiang_tests::{Node, parse_rfc3339_ms, rfc3339, shard_of, wait_until};
+use qiang_tests::{Client, Node, audit, parse_rfc3339_ms, rfc3339, shard_of, wait_until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -565,4 +565,67 @@ fn an_empty_batch_is_answered_or_refused_but_never_hangs() {
         200 => assert_eq!(answer.json()["results"], json!([])),
         _ => drop(answer.bad("grabs")),
     }
+}
+
+#[test]
+fn the_same_grab_from_many_at_once_is_granted_once_and_replayed_to_the_others() {
+    let node = Node::start();
+    node.promotion("A").quantity(100).create();
+    for round in 0..10 {
+        let order = format!("o-{round}");
+        let firsts = std::thread::scope(|scope| {
+            let askers: Vec<_> = (0..8)
+                .map(|_| {
+                    let grab = node.grab(&order, "alice").of("A", 2);
+                    scope.spawn(move || grab.answer().expect(200)["replayed"] == false)
+                })
+                .collect();
+            let answers = askers
+                .into_iter()
+                .map(|asker| asker.join().expect("an asker"));
+            answers.filter(|first| *first).count()
+        });
+        assert_eq!(firsts, 1, "{order}");
+    }
+    assert_eq!(node.offered("A").remaining(), 80);
+}
+
+#[test]
+fn a_stampede_gets_exactly_what_was_offered() {
+    let node = Node::start();
+    node.promotion("A").quantity(100).create();
+    let granted: usize = std::thread::scope(|scope| {
+        let buyers: Vec<_> = (0..8)
+            .map(|buyer| {
+                let client = Client::new(node.address());
+                scope.spawn(move || {
+                    let mut granted = 0;
+                    for number in 0..50 {
+                        let answer = client
+                            .grab(&format!("o-{buyer}-{number}"), "alice")
+                            .of("A", 1)
+                            .answer();
+                        match answer.status {
+                            200 => granted += 1,
+                            _ => drop(answer.refused(409, "sold_out")),
+                        }
+                    }
+                    granted
+                })
+            })
+            .collect();
+        buyers
+            .into_iter()
+            .map(|buyer| buyer.join().expect("a buyer"))
+            .sum()
+    });
+    assert_eq!(granted, 100);
+    assert_eq!(
+        (
+            node.offered("A").remaining(),
+            node.offered("A").state().as_str()
+        ),
+        (0, "sold_out")
+    );
+    audit(&node);
 }

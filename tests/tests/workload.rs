@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const BUYERS: u64 = 6;
-const STEPS: usize = 400;
+const STEPS: usize = 1000;
 
 /// What a buyer was told about one order.
 #[derive(Debug, Default, Clone)]
