@@ -35,7 +35,7 @@ const BEGINNING: u64 = 1;
 pub(crate) async fn run(client: &Client, out: &mut Output) -> Result<(), Failure> {
     let mut reports = Vec::new();
     for shard in super::shards(None) {
-        reports.push(verify_shard(client, shard).await?);
+        reports.push(verify_shard(client, shard, SETTLE_WITHIN).await?);
     }
     report::print(&reports, out)
 }
@@ -47,7 +47,11 @@ struct Shard {
     open: BTreeMap<String, Option<Counters>>,
 }
 
-async fn verify_shard(client: &Client, number: u16) -> Result<ShardReport, Failure> {
+async fn verify_shard(
+    client: &Client,
+    number: u16,
+    settle_within: Duration,
+) -> Result<ShardReport, Failure> {
     let whole = has_all_flows(client, number).await?;
     let tally = if whole {
         Tally::default()
@@ -73,7 +77,7 @@ async fn verify_shard(client: &Client, number: u16) -> Result<ShardReport, Failu
     let compared = shard.open.len();
     let too_old = shard.leave_out_too_old();
     shard.close_equal();
-    shard.settle(client).await?;
+    shard.settle(client, settle_within).await?;
     let drift = shard.open.iter().flat_map(|(promotion, counted)| {
         drift(
             number,
@@ -137,8 +141,8 @@ impl Shard {
     }
 
     /// Reads on until everything is met, or nothing has been for too long.
-    async fn settle(&mut self, client: &Client) -> Result<(), Failure> {
-        let deadline = Instant::now() + SETTLE_WITHIN;
+    async fn settle(&mut self, client: &Client, within: Duration) -> Result<(), Failure> {
+        let deadline = Instant::now() + within;
         while !self.open.is_empty() && Instant::now() < deadline {
             if self.read(SETTLE_WAIT).await?.is_empty() {
                 // No flow is on its way: the counters may have been those of a moment before the first end.
@@ -221,3 +225,7 @@ fn counters(client: &Client, promotion: &Value) -> Result<Counters, Failure> {
         ))
     })
 }
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;
