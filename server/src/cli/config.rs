@@ -24,7 +24,7 @@ pub(crate) enum ConfigCommand {
     Get,
     /// Change the cluster's configuration
     #[command(after_help = "Example:\n  qiang config set degraded=true\n  \
-        qiang config set grab_concurrency=2000 rate.attempts=60000\n  qiang config set --file config.json\n\n\
+        qiang config set rate.window_ms=1000 rate.attempts=60000\n  qiang config set --file config.json\n\n\
         Values are JSON, and what is not JSON is a text. What is not named stays as it is. If someone else changed the\n\
         configuration meanwhile, nothing is changed and the exit code is 1.")]
     Set(SetArgs),

@@ -81,11 +81,8 @@ fn page(path: &str, flows: &[String]) -> String {
         let flow: Value = serde_json::from_str(line).unwrap();
         flow["cursor"].as_str().unwrap().parse::<u64>().unwrap()
     };
-    flows
-        .iter()
-        .filter(|line| cursor(line) > after)
-        .map(|line| format!("{line}\n"))
-        .collect()
+    let left = flows.iter().filter(|line| cursor(line) > after);
+    left.flat_map(|line| [line, "\n"]).collect()
 }
 
 fn list(promotions: &[Value]) -> String {
