@@ -85,7 +85,7 @@ impl Replica {
 }
 
 /// Longest block of a saved state in bytes; longer means the file is not one.
-const BLOCK_BYTES_MAX: u32 = 64 << 20;
+pub(crate) const BLOCK_BYTES_MAX: u32 = 64 << 20;
 
 /// Writes one length-prefixed block.
 pub(crate) fn write_block(out: &mut impl Write, block: &[u8]) -> std::io::Result<()> {

@@ -236,10 +236,17 @@ impl Shard {
                 return reject(Code::SoldOut { remaining }, Some(&item.promotion_id));
             }
         }
-        if self.orders.len() >= ORDERS_MAX {
-            return reject(Code::ShardFull, None);
-        }
+        self.check_room()?;
         Ok(Known::New)
+    }
+
+    /// There is room for one more order.
+    fn check_room(&self) -> Result<(), Rejection> {
+        if self.orders.len() < ORDERS_MAX && self.texts.has_room() {
+            Ok(())
+        } else {
+            reject(Code::ShardFull, None)
+        }
     }
 
     /// The promotion exists, is open, is sold on this channel and has attempts left.
@@ -394,6 +401,7 @@ impl Shard {
                 return reject(Code::OrderNotFound, None);
             };
             self.known_promotion(promotion_id)?;
+            self.check_room()?;
             let from = ReturnedFrom::Unknown {
                 promotion_id: promotion_id.clone(),
             };

@@ -1,4 +1,4 @@
-//! Order slots, 48 bytes each, and the lists of orders by deadline that run through them.
+//! Order slots, 44 bytes each, and the lists of orders by deadline that run through them.
 //!
 //! An order is in exactly one deadline list while it is tentative or held, and in none otherwise;
 //! the two words that link it there hold the time it was closed afterwards.
@@ -36,8 +36,9 @@ pub(super) struct Line {
 /// One order.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct OrderSlot {
-    /// Time of the grant (upper 48 bits), then flags: see the accessors.
-    stamp: u64,
+    /// Time of the grant (upper 48 bits), then flags: see the accessors. Low and high half, since a
+    /// whole `u64` would have the slot padded to 48 bytes.
+    stamp: [u32; 2],
     /// Deadline list links while open, time of closing (low, high) when closed.
     links: [u32; 2],
     /// The order id.
@@ -48,7 +49,7 @@ pub(super) struct OrderSlot {
     pub(super) line: Line,
 }
 
-const _: () = assert!(size_of::<OrderSlot>() == 48);
+const _: () = assert!(size_of::<OrderSlot>() == 44);
 
 const STATE: u64 = 0b11;
 const CHANNEL_SHIFT: u32 = 2;
@@ -71,23 +72,32 @@ impl OrderSlot {
         channel: Channel,
         line: Line,
     ) -> Self {
-        let stamp = granted_at.0 << 16 | (channel as u64) << CHANNEL_SHIFT;
-        OrderSlot {
-            stamp,
+        let mut order = OrderSlot {
+            stamp: [0; 2],
             links: [NONE; 2],
             id,
             pay_within_ms,
             line,
-        }
+        };
+        order.set_stamp(granted_at.0 << 16 | (channel as u64) << CHANNEL_SHIFT);
+        order
+    }
+
+    fn stamp(&self) -> u64 {
+        joined(self.stamp)
+    }
+
+    fn set_stamp(&mut self, stamp: u64) {
+        self.stamp = halves(stamp);
     }
 
     /// Whether the slot is taken by an order.
     pub(super) fn taken(&self) -> bool {
-        self.stamp != 0 || self.line.quantity != 0 || self.id != Text::default()
+        self.stamp() != 0 || self.line.quantity != 0 || self.id != Text::default()
     }
 
     pub(super) fn granted_at(&self) -> UnixMs {
-        UnixMs(self.stamp >> 16)
+        UnixMs(self.stamp() >> 16)
     }
 
     pub(super) fn pay_by(&self) -> UnixMs {
@@ -95,7 +105,7 @@ impl OrderSlot {
     }
 
     pub(super) fn channel(&self) -> Channel {
-        Channel::ALL[(self.stamp >> CHANNEL_SHIFT & 0b11) as usize]
+        Channel::ALL[(self.stamp() >> CHANNEL_SHIFT & 0b11) as usize]
     }
 
     pub(super) fn tombstone(&self) -> bool {
@@ -103,45 +113,55 @@ impl OrderSlot {
     }
 
     pub(super) fn has_cart(&self) -> bool {
-        self.stamp & CART != 0
+        self.stamp() & CART != 0
     }
 
     pub(super) fn has_more_lines(&self) -> bool {
-        self.stamp & MORE_LINES != 0
+        self.stamp() & MORE_LINES != 0
     }
 
     pub(super) fn mark(&mut self, cart: bool, more_lines: bool) {
-        self.stamp |= if cart { CART } else { 0 } | if more_lines { MORE_LINES } else { 0 };
+        let marks = if cart { CART } else { 0 } | if more_lines { MORE_LINES } else { 0 };
+        self.set_stamp(self.stamp() | marks);
     }
 
     pub(super) fn state(&self) -> OrderState {
-        let closed_at = || UnixMs(u64::from(self.links[0]) | u64::from(self.links[1]) << 32);
-        match self.stamp & STATE {
+        let closed_at = || UnixMs(joined(self.links));
+        match self.stamp() & STATE {
             0 => OrderState::Tentative,
             1 => OrderState::Held,
             2 => OrderState::Confirmed { at: closed_at() },
             _ => OrderState::Returned {
                 at: closed_at(),
-                reason: REASONS[(self.stamp >> REASON_SHIFT & 0b11) as usize],
+                reason: REASONS[(self.stamp() >> REASON_SHIFT & 0b11) as usize],
             },
         }
     }
 
     /// Sets the state of an order that is in no deadline list.
     pub(super) fn set_state(&mut self, state: OrderState) {
-        self.stamp &= !(STATE | 0b11 << REASON_SHIFT);
-        self.stamp |= match state {
+        let flags = match state {
             OrderState::Tentative => 0,
             OrderState::Held => 1,
             OrderState::Confirmed { .. } => 2,
             OrderState::Returned { reason, .. } => 3 | (reason as u64) << REASON_SHIFT,
         };
+        self.set_stamp(self.stamp() & !(STATE | 0b11 << REASON_SHIFT) | flags);
         if let Some(UnixMs(at)) = state.closed_at() {
-            let low = u32::try_from(at & u64::from(u32::MAX)).expect("masked to 32 bits");
-            let high = u32::try_from(at >> 32).expect("times have 48 bits");
-            self.links = [low, high];
+            self.links = halves(at);
         }
     }
+}
+
+/// The low and the high half of a number.
+fn halves(number: u64) -> [u32; 2] {
+    let low = u32::try_from(number & u64::from(u32::MAX)).expect("masked to 32 bits");
+    let high = u32::try_from(number >> 32).expect("shifted to 32 bits");
+    [low, high]
+}
+
+fn joined([low, high]: [u32; 2]) -> u64 {
+    u64::from(low) | u64::from(high) << 32
 }
 
 #[derive(Debug, Clone, Copy, Default)]

@@ -6,12 +6,21 @@ use std::io::{Read, Write};
 use super::{ApplyError, Shard};
 use crate::codec;
 use crate::ids::{TryId, UnixMs};
+use crate::limits::{ID_BYTES_MAX, SKUS_MAX, TITLE_BYTES_MAX};
 use crate::order::Order;
 use crate::promotion::Promotion;
-use crate::replica::{LoadError, read_block, write_block};
+use crate::replica::{BLOCK_BYTES_MAX, LoadError, read_block, write_block};
 
-/// Items of one block.
+/// Orders, or nonces, of one block.
 const BLOCK_ITEMS: usize = 1024;
+
+/// Promotions of one block. One has up to 1,024 sku ids of 64 bytes, twice: as created and as changed.
+const BLOCK_PROMOTIONS: usize = 128;
+
+const _: () = assert!(
+    BLOCK_PROMOTIONS * 2 * (SKUS_MAX * (ID_BYTES_MAX + 2) + TITLE_BYTES_MAX + 256)
+        < BLOCK_BYTES_MAX as usize
+);
 
 impl Shard {
     /// Writes the state.
@@ -23,7 +32,7 @@ impl Shard {
             tries.len() as u64,
         );
         write_block(out, &codec::encode(&(counts, self.digest)))?;
-        for block in self.promotions.chunks(BLOCK_ITEMS) {
+        for block in self.promotions.chunks(BLOCK_PROMOTIONS) {
             write_block(out, &codec::encode(&block))?;
         }
         let mut orders = self.orders();

@@ -9,6 +9,11 @@ const WIDTH_MAX: usize = 16 * STEP;
 /// Texts of one chunk.
 const CHUNK_TEXTS: usize = 1024;
 
+/// Texts that one record adds at most: an order id, and a pin and an ip for every item.
+const RECORD_TEXTS_MAX: usize = 1 + 2 * crate::limits::ITEMS_MAX;
+
+const _: () = assert!(RECORD_TEXTS_MAX < CHUNK_TEXTS);
+
 /// Bits of an address that number a text within its class.
 const INDEX_BITS: u32 = 26;
 
@@ -30,6 +35,10 @@ struct Class {
 #[derive(Debug, Clone)]
 pub(super) struct Texts {
     classes: Vec<Class>,
+    /// Texts of one class at most.
+    class_texts_max: usize,
+    /// Whether any class has begun its last chunk.
+    crowded: bool,
 }
 
 impl Text {
@@ -52,6 +61,10 @@ impl Text {
 
 impl Texts {
     pub(super) fn new() -> Self {
+        Self::of_size(1 << INDEX_BITS)
+    }
+
+    fn of_size(class_texts_max: usize) -> Self {
         let class = Class {
             chunks: Vec::new(),
             used: 0,
@@ -59,7 +72,18 @@ impl Texts {
         };
         Texts {
             classes: vec![class; WIDTH_MAX / STEP],
+            class_texts_max,
+            crowded: false,
         }
+    }
+
+    /// Whether the texts of one more record fit, whatever their lengths. Order ids, pins and ips of one
+    /// length share a class, so it may be full while the shard still has room for orders.
+    pub(super) fn has_room(&self) -> bool {
+        let room = |class: &Class| {
+            self.class_texts_max - class.used as usize + class.free.len() >= RECORD_TEXTS_MAX
+        };
+        !self.crowded || self.classes.iter().all(room)
     }
 
     /// Keeps `bytes`, 1 to 64 of them.
@@ -76,10 +100,11 @@ impl Texts {
                 class
                     .chunks
                     .push(vec![0; CHUNK_TEXTS * width].into_boxed_slice());
+                self.crowded |= class.chunks.len() * CHUNK_TEXTS >= self.class_texts_max;
             }
             assert!(
-                class.used < 1 << INDEX_BITS,
-                "a shard is full long before its texts are"
+                (class.used as usize) < self.class_texts_max,
+                "records that do not fit are refused"
             );
             class.used += 1;
             class.used - 1
@@ -104,5 +129,28 @@ impl Texts {
     pub(super) fn remove(&mut self, text: Text) {
         let index = u32::try_from(text.index()).expect("an index has 26 bits");
         self.classes[text.class()].free.push(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_class_is_noticed_while_a_record_still_fits() {
+        let mut texts = Texts::of_size(2 * CHUNK_TEXTS);
+        let mut kept = Vec::new();
+        while texts.has_room() {
+            kept.push(texts.insert(b"a-pin-of-14-by"));
+        }
+        assert_eq!(kept.len(), 2 * CHUNK_TEXTS - RECORD_TEXTS_MAX + 1);
+        for _ in 1..RECORD_TEXTS_MAX {
+            kept.push(texts.insert(b"order-000000014"));
+        }
+        assert!(!texts.has_room());
+        assert_eq!(texts.get(kept[0]), b"a-pin-of-14-by");
+        kept.drain(..RECORD_TEXTS_MAX)
+            .for_each(|text| texts.remove(text));
+        assert!(texts.has_room());
     }
 }

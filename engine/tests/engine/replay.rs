@@ -252,3 +252,25 @@ fn a_saved_state_that_was_cut_or_changed_does_not_load() {
     saved[at + 2] = b'9';
     assert!(Replica::load(&mut saved.as_slice(), 0).is_err());
 }
+
+#[test]
+fn many_promotions_with_all_their_skus_are_saved_and_loaded() {
+    let mut driven = Driven::new(0);
+    let sku_ids: Vec<String> = (0..1024).map(|sku| format!("{sku:064}")).collect();
+    let terms = qiang_engine::promotion::Terms {
+        sku_ids,
+        ..Default::default()
+    };
+    for number in 0..600 {
+        let command = qiang_engine::Command::CreatePromotion {
+            promotion_id: crate::support::promotion_id(&format!("p-{number}")),
+            quantity: 1,
+            terms: Box::new(terms.clone()),
+        };
+        driven.at(1_000, &command).unwrap();
+    }
+    let mut saved = Vec::new();
+    driven.shard.save(&mut saved).unwrap();
+    let loaded = Shard::load(&mut saved.as_slice(), 0).unwrap();
+    assert!(loaded == driven.shard);
+}
