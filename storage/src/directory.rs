@@ -13,6 +13,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,11 @@ pub(crate) const IDENTITY: &str = "identity.json";
 const IDENTITY_NEW: &str = "identity.json.new";
 const DATABASE: &str = "db";
 const SNAPSHOTS: &str = "snapshots";
+
+/// How long a lock is tried for: a node that was just killed, or a child that it was just starting, may
+/// still be on its way out.
+const LOCK_PATIENCE: Duration = Duration::from_millis(300);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Whose data a directory holds. Written when the directory is created, checked at every open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,12 +276,20 @@ fn lock(root: &Path, create: bool) -> Result<File, OpenError> {
         }
         Err(error) => return Err(OpenError::from_io("locking", &path, &error)),
     };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse {
-            dir: root.to_path_buf(),
-        }),
-        Err(error) => Err(OpenError::from_io("locking", &path, &error.into())),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                thread::sleep(LOCK_RETRY);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(OpenError::InUse {
+                    dir: root.to_path_buf(),
+                });
+            }
+            Err(error) => return Err(OpenError::from_io("locking", &path, &error.into())),
+        }
     }
 }
 

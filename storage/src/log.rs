@@ -259,8 +259,10 @@ impl GroupLog {
         self.group.state().committed.clone()
     }
 
-    /// Retention: deletes the flows below `index`, and table files that hold nothing else at once. Blocks until it is durable: call it
-    /// from a background thread.
+    /// Retention: forgets the flows below `index`. They are gone for every reader at once; table files
+    /// that hold nothing else are deleted, and what lies in a file with later flows goes with that
+    /// file. Nothing is written but the new first index: a deletion of every entry would have RocksDB
+    /// rewrite the group's log. Blocks until it is durable: call it from a background thread.
     ///
     /// # Errors
     /// If `index` is above the floor (Raft may still need what is there), or the write fails.
@@ -274,10 +276,10 @@ impl GroupLog {
             if index > state.raft_first() {
                 return Err(self.across_floor("forgetting below", index, &state));
             }
-            let Some(first) = state.first.filter(|first| *first < index) else {
+            if state.first.is_none_or(|first| first >= index) {
                 return Ok(());
-            };
-            let edits = forget(&mut state, id, first, index);
+            }
+            let edits = forget(&mut state, id, index);
             drop(state);
             let done = Box::new(move |result| {
                 // Nobody listens any more only if the caller's thread is gone.
@@ -293,7 +295,7 @@ impl GroupLog {
             .db()
             .delete_file_in_range_cf(database.log(id), from, to)
         {
-            // The range is deleted already; its space comes back with a later merge.
+            // They are forgotten already; their space comes back with the next call.
             tracing::warn!(group = id.0, %error, "table files of forgotten flows could not be dropped at once");
         }
         Ok(())
@@ -410,12 +412,9 @@ fn skip_to(state: &mut LogState, id: GroupId, end: u64, edits: &mut Vec<Edit>) {
     state.epoch += 1;
 }
 
-/// Removes the flows `first..index` from the state and says what that changes on disk.
-fn forget(state: &mut LogState, id: GroupId, first: u64, index: u64) -> Vec<Edit> {
-    let mut edits = vec![Edit::DeleteEntries {
-        from: first,
-        to: index,
-    }];
+/// Removes the flows below `index` from the state and says what that changes on disk.
+fn forget(state: &mut LogState, id: GroupId, index: u64) -> Vec<Edit> {
+    let mut edits = Vec::new();
     for gap in state.gaps.extract_if(.., |gap| gap.0 <= index) {
         edits.push(Edit::Delete {
             key: gap_key(id, gap.0).to_vec(),
