@@ -91,17 +91,12 @@ impl FlowReader {
             for value in &values {
                 let storage =
                     |error: String| FlowError::Storage(format!("log entry {next}: {error}"));
-                if let Some(bytes) =
-                    batch_in(next, value).map_err(|error| storage(error.to_string()))?
-                {
-                    if !self.group.is_void(next) {
-                        let batch =
-                            Batch::decode(&bytes).map_err(|error| storage(error.to_string()))?;
-                        flows.extend(
-                            flows_of(self.group.shard, next, batch)
-                                .filter(|flow| flow.cursor > after && wanted(&flow.record)),
-                        );
-                    }
+                let batch = batch_in(next, value).map_err(|error| storage(error.to_string()))?;
+                if let Some(bytes) = batch.filter(|_| !self.group.is_void(next)) {
+                    let batch =
+                        Batch::decode(&bytes).map_err(|error| storage(error.to_string()))?;
+                    let later = |flow: &Flow| flow.cursor > after && wanted(&flow.record);
+                    flows.extend(flows_of(self.group.shard, next, batch).filter(later));
                 }
                 next += 1;
                 if flows.len() >= limit {

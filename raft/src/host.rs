@@ -289,7 +289,7 @@ impl Seat {
                 // Committed: the entry itself has said so, in its place in the log.
                 Some(Ok(_)) => {}
                 Some(Err(ClientWriteError::ForwardToLeader(_))) => {
-                    mailbox.push_log(LogEvent::Refused { tag })
+                    mailbox.push_log(LogEvent::Refused { tag });
                 }
                 Some(Err(_)) | None => mailbox.push_log(LogEvent::Unknown { tag }),
             },
@@ -320,10 +320,12 @@ impl Seat {
             .read()
             .is_ok_and(|shown| shown.len() != voids.len())
         {
-            *group
-                .voids
-                .write()
-                .unwrap_or_else(std::sync::PoisonError::into_inner) = voids.clone();
+            voids.clone_into(
+                &mut group
+                    .voids
+                    .write()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner),
+            );
         }
         group
             .applied

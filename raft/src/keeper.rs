@@ -22,7 +22,7 @@ const ROUND_INTERVAL: Duration = Duration::from_secs(10);
 const SNAPSHOT_LOG_BYTES_MIN: u64 = 16 << 20;
 
 /// How long one snapshot may take before the keeper goes on to the next group.
-const SNAPSHOT_WAIT: Duration = Duration::from_secs(600);
+const SNAPSHOT_WAIT: Duration = Duration::from_mins(10);
 
 /// A group the keeper looks after.
 pub struct Kept<SM: openraft::storage::RaftStateMachine<TypeConfig>> {

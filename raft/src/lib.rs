@@ -18,6 +18,7 @@ mod node;
 pub mod offline;
 mod shard_machine;
 mod snapshot;
+mod start;
 #[cfg(test)]
 mod storage_suite;
 mod types;

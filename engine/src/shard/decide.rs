@@ -225,10 +225,10 @@ impl Shard {
     ) -> Result<Known, Rejection> {
         for (position, item) in grab.items.iter().enumerate() {
             let number = self.check_open(item, grab, moment)?;
-            if position == 0 {
-                if let Some(slot) = self.check_order_id(grab, part)? {
-                    return Ok(Known::Same(slot));
-                }
+            if position == 0
+                && let Some(slot) = self.check_order_id(grab, part)?
+            {
+                return Ok(Known::Same(slot));
             }
             self.check_limits(number, item, grab)?;
             let remaining = self.promotions[number as usize].counters.remaining;

@@ -56,10 +56,10 @@ impl Shard {
         let number = self.open_promotion(promotion_id, moment)?;
         let promotion = self.promotion_at(number);
         let terms = changed_terms(&promotion.terms, change);
-        if let (Some(start), Some(end)) = (terms.starts_at, terms.ends_at) {
-            if end <= start {
-                return reject(Code::EndBeforeStart, Some(promotion_id));
-            }
+        if let (Some(start), Some(end)) = (terms.starts_at, terms.ends_at)
+            && end <= start
+        {
+            return reject(Code::EndBeforeStart, Some(promotion_id));
         }
         let add = change.add_quantity.unwrap_or(0);
         let counters = &promotion.counters;

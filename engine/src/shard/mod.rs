@@ -17,6 +17,7 @@ mod decide_promotion;
 mod digest;
 mod due;
 mod index;
+mod moves;
 mod orders;
 mod slab;
 mod snapshot;
