@@ -51,7 +51,7 @@ async fn started(dir: &Path, bootstrap: bool) -> Node {
 }
 
 fn promotion(id: &str) -> PromotionId {
-    PromotionId::new(id).unwrap()
+    PromotionId::new(id).expect("an id")
 }
 
 async fn create(node: &Node, id: &str, quantity: u64) {
@@ -75,8 +75,8 @@ async fn grab(node: &Node, order: &str, id: &str) -> Result<Granted, Refusal> {
         quantity: 1,
     };
     let grab = Grab {
-        order_id: OrderId::new(order).unwrap(),
-        pin: Pin::new("alice").unwrap(),
+        order_id: OrderId::new(order).expect("an id"),
+        pin: Pin::new("alice").expect("an id"),
         ip: [203, 0, 113, 9].into(),
         channel: Channel::App,
         items: Items::from_iter([item]),

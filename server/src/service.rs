@@ -114,7 +114,10 @@ impl Service {
             started_at: qiang_raft::wall_clock(),
             request_timeout,
         };
-        let service = Service { node, shared: Arc::new(shared) };
+        let service = Service {
+            node,
+            shared: Arc::new(shared),
+        };
         service.follow_config();
         service
     }
@@ -123,7 +126,11 @@ impl Service {
     pub async fn grab(&self, grab: Grab) -> Result<Granted, Refusal> {
         let deadline = self.deadline();
         let home = shard_of(&grab.items[0].promotion_id);
-        if grab.items.iter().any(|item| shard_of(&item.promotion_id) != home) {
+        if grab
+            .items
+            .iter()
+            .any(|item| shard_of(&item.promotion_id) != home)
+        {
             return cart::grab(self, grab, deadline).await;
         }
         let command = Command::Grab(grab);
@@ -145,27 +152,40 @@ impl Service {
     }
 
     /// Reads an order.
-    pub async fn get_order(&self, order_id: &OrderId, promotion_id: Option<&PromotionId>) -> Result<Order, Refusal> {
+    pub async fn get_order(
+        &self,
+        order_id: &OrderId,
+        promotion_id: Option<&PromotionId>,
+    ) -> Result<Order, Refusal> {
         let deadline = self.deadline();
-        let command = Command::GetOrder { order_id: order_id.clone() };
+        let command = Command::GetOrder {
+            order_id: order_id.clone(),
+        };
         match promotion_id {
             Some(promotion_id) => self.ask_home(promotion_id, command, deadline).await,
-            None => self.find_order(order_id, deadline).await.map(|(_, order)| order),
+            None => self
+                .find_order(order_id, deadline)
+                .await
+                .map(|(_, order)| order),
         }
         .map_err(as_read)
     }
 
     /// Confirms that an order was paid.
-    pub async fn confirm_order(&self, order_id: &OrderId, promotion_id: Option<&PromotionId>) -> Result<Order, Refusal> {
+    pub async fn confirm_order(
+        &self,
+        order_id: &OrderId,
+        promotion_id: Option<&PromotionId>,
+    ) -> Result<Order, Refusal> {
         let deadline = self.deadline();
-        let command = Command::Confirm { order_id: order_id.clone() };
-        match promotion_id {
-            Some(promotion_id) => self.ask_home(promotion_id, command, deadline).await,
-            None => {
-                let (shard, _) = self.find_order(order_id, deadline).await.map_err(as_read)?;
-                order_answer(self.ask(shard, command, deadline).await)
-            }
+        let command = Command::Confirm {
+            order_id: order_id.clone(),
+        };
+        if let Some(promotion_id) = promotion_id {
+            return self.ask_home(promotion_id, command, deadline).await;
         }
+        let (shard, _) = self.find_order(order_id, deadline).await.map_err(as_read)?;
+        order_answer(self.ask(shard, command, deadline).await)
     }
 
     /// Gives an order back.
@@ -179,28 +199,44 @@ impl Service {
         };
         match self.find_known(&cancel, deadline).await.map_err(as_read)? {
             Some(shard) => order_answer(self.ask(shard, command(None), deadline).await),
-            None if cancel.promotion_ids.is_empty() => {
-                Err(Refusal::Rejected(Rejection { code: Code::OrderNotFound, promotion_id: None }))
-            }
+            None if cancel.promotion_ids.is_empty() => Err(Refusal::Rejected(Rejection {
+                code: Code::OrderNotFound,
+                promotion_id: None,
+            })),
             None => {
                 let mut leads: Vec<&PromotionId> = Vec::new();
                 for promotion_id in &cancel.promotion_ids {
-                    if leads.iter().all(|lead| shard_of(lead) != shard_of(promotion_id)) {
+                    if leads
+                        .iter()
+                        .all(|lead| shard_of(lead) != shard_of(promotion_id))
+                    {
                         leads.push(promotion_id);
                     }
                 }
-                let asked = leads.into_iter().map(|lead| self.ask_home(lead, command(Some(lead.clone())), deadline));
+                let asked = leads
+                    .into_iter()
+                    .map(|lead| self.ask_home(lead, command(Some(lead.clone())), deadline));
                 let mut answers = join_all(asked).await;
                 // The first names home; a refusal of any other shard is one too.
                 answers.rotate_left(1);
-                answers.into_iter().reduce(Result::and).unwrap_or(Err(Refusal::Unavailable))
+                answers
+                    .into_iter()
+                    .reduce(Result::and)
+                    .unwrap_or(Err(Refusal::Unavailable))
             }
         }
     }
 
     /// Creates, changes, stops, resumes, deletes or reads a promotion; whether it was created by this.
-    pub async fn promotion(&self, promotion_id: &PromotionId, command: Command) -> Result<(PromotionView, bool), Refusal> {
-        match self.ask(shard_of(promotion_id), command, self.deadline()).await? {
+    pub async fn promotion(
+        &self,
+        promotion_id: &PromotionId,
+        command: Command,
+    ) -> Result<(PromotionView, bool), Refusal> {
+        match self
+            .ask(shard_of(promotion_id), command, self.deadline())
+            .await?
+        {
             Answer::Promotion { view, created } => Ok((*view, created)),
             _ => Err(Refusal::OutcomeUnknown),
         }
@@ -214,7 +250,17 @@ impl Service {
         limit: usize,
     ) -> Result<Vec<PromotionView>, Refusal> {
         let deadline = self.deadline();
-        let ask = |shard| self.ask(shard, Command::ListPromotions { state, after: after.clone(), limit }, deadline);
+        let ask = |shard| {
+            self.ask(
+                shard,
+                Command::ListPromotions {
+                    state,
+                    after: after.clone(),
+                    limit,
+                },
+                deadline,
+            )
+        };
         let mut views = Vec::new();
         for answer in join_all(shards().map(ask)).await {
             match answer.map_err(as_read)? {
@@ -229,7 +275,11 @@ impl Service {
 
     /// Flows in commit order.
     pub async fn flows(&self, query: FlowQuery) -> Result<Vec<Flow>, FlowError> {
-        let reader = self.node.flows(query.shard).ok_or(FlowError::Unavailable)?.clone();
+        let reader = self
+            .node
+            .flows(query.shard)
+            .ok_or(FlowError::Unavailable)?
+            .clone();
         let until = Instant::now() + query.wait;
         let mut advances = reader.advances();
         let query = Arc::new(query);
@@ -238,8 +288,14 @@ impl Service {
             let (reader, asked) = (reader.clone(), query.clone());
             let read = move || {
                 reader.read(asked.after, asked.limit, |record| {
-                    asked.promotion_id.as_ref().is_none_or(|id| record.concerns_promotion(id))
-                        && asked.order_id.as_ref().is_none_or(|id| record.concerns_order(id))
+                    asked
+                        .promotion_id
+                        .as_ref()
+                        .is_none_or(|id| record.concerns_promotion(id))
+                        && asked
+                            .order_id
+                            .as_ref()
+                            .is_none_or(|id| record.concerns_order(id))
                 })
             };
             let flows = tokio::task::spawn_blocking(read).await;
@@ -253,20 +309,40 @@ impl Service {
 
     /// The configuration in force.
     pub fn config(&self) -> Arc<ConfigVersion> {
-        self.shared.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Puts a configuration in the place of version `expected_version`.
-    pub async fn put_config(&self, expected_version: u64, document: ClusterConfig) -> Result<ConfigVersion, ConfigRefusal> {
+    pub async fn put_config(
+        &self,
+        expected_version: u64,
+        document: ClusterConfig,
+    ) -> Result<ConfigVersion, ConfigRefusal> {
         let text = serde_json::to_string(&document).map_err(|_| ConfigRefusal::Unavailable)?;
         let put = self.node.put_config(expected_version, text);
-        let put = timeout(self.shared.request_timeout, put).await.map_err(|_| ConfigRefusal::OutcomeUnknown)??;
-        Ok(ConfigVersion { version: put.version, at: put.at, document })
+        let put = timeout(self.shared.request_timeout, put)
+            .await
+            .map_err(|_| ConfigRefusal::OutcomeUnknown)??;
+        Ok(ConfigVersion {
+            version: put.version,
+            at: put.at,
+            document,
+        })
     }
 
     /// The versions of the configuration that are kept, newest first.
     pub fn config_history(&self) -> Vec<ConfigVersion> {
-        self.node.config_versions().borrow().iter().rev().map(parse_config).collect()
+        self.node
+            .config_versions()
+            .borrow()
+            .iter()
+            .rev()
+            .map(parse_config)
+            .collect()
     }
 
     /// The clock that states are shown by.
@@ -317,25 +393,54 @@ impl Service {
     }
 
     /// Asks one shard; past the deadline the outcome is unknown.
-    pub(crate) async fn ask(&self, shard: ShardId, command: Command, deadline: Instant) -> Result<Answer, Refusal> {
-        timeout_at(deadline, self.node.shard(shard).ask(command)).await.unwrap_or(Err(Refusal::OutcomeUnknown))
+    pub(crate) async fn ask(
+        &self,
+        shard: ShardId,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Answer, Refusal> {
+        timeout_at(deadline, self.node.shard(shard).ask(command))
+            .await
+            .unwrap_or(Err(Refusal::OutcomeUnknown))
     }
 
     /// Asks the shard of this promotion, or the one it says decides.
-    async fn ask_home(&self, promotion_id: &PromotionId, command: Command, deadline: Instant) -> Result<Order, Refusal> {
-        let answer = self.ask(shard_of(promotion_id), command.clone(), deadline).await;
-        if let Err(Refusal::Rejected(Rejection { code: Code::NotHome, promotion_id: Some(home) })) = &answer {
+    async fn ask_home(
+        &self,
+        promotion_id: &PromotionId,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Order, Refusal> {
+        let answer = self
+            .ask(shard_of(promotion_id), command.clone(), deadline)
+            .await;
+        if let Err(Refusal::Rejected(Rejection {
+            code: Code::NotHome,
+            promotion_id: Some(home),
+        })) = &answer
+        {
             return order_answer(self.ask(shard_of(home), command, deadline).await);
         }
         order_answer(answer)
     }
 
     /// The one order of this id and the shard that decides about it. Every shard is asked.
-    async fn find_order(&self, order_id: &OrderId, deadline: Instant) -> Result<(ShardId, Order), Refusal> {
-        let command = Command::GetOrder { order_id: order_id.clone() };
+    async fn find_order(
+        &self,
+        order_id: &OrderId,
+        deadline: Instant,
+    ) -> Result<(ShardId, Order), Refusal> {
+        let command = Command::GetOrder {
+            order_id: order_id.clone(),
+        };
         let asked = shards().map(|shard| {
             let command = command.clone();
-            async move { (shard, order_answer(self.ask(shard, command, deadline).await)) }
+            async move {
+                (
+                    shard,
+                    order_answer(self.ask(shard, command, deadline).await),
+                )
+            }
         });
         let mut known = Vec::new();
         for (shard, answer) in join_all(asked).await {
@@ -346,34 +451,59 @@ impl Service {
             }
         }
         // A tombstone gives way to the order itself.
-        let real = known.iter().filter(|(_, order)| order.buyer.is_some()).count();
+        let real = known
+            .iter()
+            .filter(|(_, order)| order.buyer.is_some())
+            .count();
         known.retain(|(_, order)| real == 0 || order.buyer.is_some());
         let code = match known.len() {
             0 => Code::OrderNotFound,
             2.. if real > 0 => Code::AmbiguousOrder,
             _ => return Ok(known.swap_remove(0)),
         };
-        Err(Refusal::Rejected(Rejection { code, promotion_id: None }))
+        Err(Refusal::Rejected(Rejection {
+            code,
+            promotion_id: None,
+        }))
     }
 
     /// The shard that decides about the order to cancel, if any shard knows it.
-    async fn find_known(&self, cancel: &CancelOrder, deadline: Instant) -> Result<Option<ShardId>, Refusal> {
+    async fn find_known(
+        &self,
+        cancel: &CancelOrder,
+        deadline: Instant,
+    ) -> Result<Option<ShardId>, Refusal> {
         let found = match &cancel.promotion_id {
-            None => self.find_order(&cancel.order_id, deadline).await.map(|(shard, _)| shard),
+            None => self
+                .find_order(&cancel.order_id, deadline)
+                .await
+                .map(|(shard, _)| shard),
             Some(promotion_id) => {
                 let shard = shard_of(promotion_id);
-                match self.ask(shard, Command::GetOrder { order_id: cancel.order_id.clone() }, deadline).await {
+                match self
+                    .ask(
+                        shard,
+                        Command::GetOrder {
+                            order_id: cancel.order_id.clone(),
+                        },
+                        deadline,
+                    )
+                    .await
+                {
                     Ok(_) => Ok(shard),
-                    Err(Refusal::Rejected(Rejection { code: Code::NotHome, promotion_id: Some(home) })) => {
-                        Ok(shard_of(&home))
-                    }
+                    Err(Refusal::Rejected(Rejection {
+                        code: Code::NotHome,
+                        promotion_id: Some(home),
+                    })) => Ok(shard_of(&home)),
                     Err(refusal) => Err(refusal),
                 }
             }
         };
         match found {
             Ok(shard) => Ok(Some(shard)),
-            Err(refusal) if is_code(&refusal, |code| matches!(code, Code::OrderNotFound)) => Ok(None),
+            Err(refusal) if is_code(&refusal, |code| matches!(code, Code::OrderNotFound)) => {
+                Ok(None)
+            }
             Err(refusal) => Err(refusal),
         }
     }
@@ -386,7 +516,10 @@ impl Service {
             loop {
                 let newest = newest_config(&node);
                 node.set_policy(policy_of(&newest.document));
-                *shared.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(newest);
+                *shared
+                    .config
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner) = Arc::new(newest);
                 if versions.changed().await.is_err() {
                     return;
                 }
@@ -406,7 +539,11 @@ pub(crate) fn is_code(refusal: &Refusal, is: impl Fn(&Code) -> bool) -> bool {
 
 /// A read whose answer did not come in time did nothing.
 fn as_read(refusal: Refusal) -> Refusal {
-    if refusal == Refusal::OutcomeUnknown { Refusal::Unavailable } else { refusal }
+    if refusal == Refusal::OutcomeUnknown {
+        Refusal::Unavailable
+    } else {
+        refusal
+    }
 }
 
 fn order_answer(answer: Result<Answer, Refusal>) -> Result<Order, Refusal> {
@@ -420,7 +557,11 @@ fn order_answer(answer: Result<Answer, Refusal>) -> Result<Order, Refusal> {
 pub fn policy_of(config: &ClusterConfig) -> Policy {
     Policy {
         default_rate: config.rate,
-        rate_percent: if config.degraded { config.degraded_percent } else { 100 },
+        rate_percent: if config.degraded {
+            config.degraded_percent
+        } else {
+            100
+        },
         order_retention_ms: config.order_retention_ms,
         flow_retention_ms: config.flow_retention_ms,
     }
@@ -428,7 +569,11 @@ pub fn policy_of(config: &ClusterConfig) -> Policy {
 
 fn newest_config(node: &Node) -> ConfigVersion {
     let versions = node.config_versions().borrow().clone();
-    let default = || ConfigVersion { version: 0, at: UnixMs(0), document: ClusterConfig::default() };
+    let default = || ConfigVersion {
+        version: 0,
+        at: UnixMs(0),
+        document: ClusterConfig::default(),
+    };
     versions.last().map_or_else(default, parse_config)
 }
 
@@ -442,5 +587,9 @@ fn parse_config(stored: &qiang_raft::ConfigVersion) -> ConfigVersion {
             ClusterConfig::default()
         })
     };
-    ConfigVersion { version: stored.version, at: stored.at, document }
+    ConfigVersion {
+        version: stored.version,
+        at: stored.at,
+        document,
+    }
 }
