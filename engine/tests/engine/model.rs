@@ -195,7 +195,7 @@ impl Model {
                     sale.stopped = *stopped;
                     sale.version += 1;
                 }
-                self.view_answer(promotion_id, false, moment)
+                Ok(self.view_answer(promotion_id, false, moment))
             }
             Command::DeletePromotion { promotion_id } => {
                 let sale = self.sale(promotion_id)?;
@@ -203,11 +203,11 @@ impl Model {
                     sale.closed = Some((CloseReason::Deleted, now));
                     sale.version += 1;
                 }
-                self.view_answer(promotion_id, false, moment)
+                Ok(self.view_answer(promotion_id, false, moment))
             }
             Command::GetPromotion { promotion_id } => {
                 self.sale(promotion_id)?;
-                self.view_answer(promotion_id, false, moment)
+                Ok(self.view_answer(promotion_id, false, moment))
             }
             Command::ListPromotions {
                 state,
@@ -263,7 +263,7 @@ impl Model {
             if sale.original != quantity || sale.created != *terms {
                 return refuse(Code::PromotionExists, Some(promotion_id));
             }
-            return self.view_answer(promotion_id, false, moment);
+            return Ok(self.view_answer(promotion_id, false, moment));
         }
         let sale = Sale {
             terms: terms.clone(),
@@ -280,7 +280,7 @@ impl Model {
             window: None,
         };
         self.sales.insert(promotion_id.clone(), sale);
-        self.view_answer(promotion_id, true, moment)
+        Ok(self.view_answer(promotion_id, true, moment))
     }
 
     fn change(
@@ -330,7 +330,7 @@ impl Model {
             sale.terms = terms;
             sale.version += 1;
         }
-        self.view_answer(promotion_id, false, moment)
+        Ok(self.view_answer(promotion_id, false, moment))
     }
 
     /// The promotion's end came and was recorded.
@@ -405,9 +405,9 @@ impl Model {
         }
     }
 
-    fn view_answer(&self, promotion_id: &PromotionId, created: bool, moment: &Moment) -> Outcome {
+    fn view_answer(&self, promotion_id: &PromotionId, created: bool, moment: &Moment) -> Answer {
         let view = Box::new(self.view(promotion_id, moment));
-        Ok(Answer::Promotion { view, created })
+        Answer::Promotion { view, created }
     }
 
     pub fn promotion_ids(&self) -> impl Iterator<Item = &PromotionId> {

@@ -269,9 +269,8 @@ fn examples() -> Vec<(&'static str, Record)> {
 
 fn hex(bytes: &[u8]) -> String {
     let lines = bytes.chunks(32).map(|line| {
-        line.iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
+        let digits = line.iter().map(|byte| format!("{byte:02x}"));
+        digits.collect::<Vec<_>>().concat()
     });
     lines.collect::<Vec<_>>().join("\n") + "\n"
 }

@@ -227,8 +227,9 @@ impl<L: Listener> Telling<'_, L> {
         let now = self.moment.now;
         while let Some((slot, due)) = self.driven.shard.next_due(now) {
             let order_id = match &due {
-                Due::Ask { order_id, .. } => order_id,
-                Due::Record(Record::Returned { order_id, .. }) => order_id,
+                Due::Ask { order_id, .. } | Due::Record(Record::Returned { order_id, .. }) => {
+                    order_id
+                }
                 Due::Record(Record::Undone {
                     order: Some(order), ..
                 }) => &order.order_id,

@@ -56,11 +56,11 @@ fn play(golden: &str, script: &mut impl Script) -> String {
     let mut played = String::new();
     for line in golden.lines() {
         if line.is_empty() || line.starts_with('#') {
-            played += &format!("{line}\n");
+            played.extend([line, "\n"]);
         } else if let Some(command) = line.strip_prefix("> ") {
-            played += &format!("{line}\n");
+            played.extend([line, "\n"]);
             for said in script.play(command) {
-                played += &format!("{said}\n");
+                played.extend([said.as_str(), "\n"]);
             }
         }
     }
