@@ -16,7 +16,7 @@ use crate::node::PolicyCell;
 use crate::types::TypeConfig;
 
 /// How often the keeper looks at all groups.
-const ROUND_INTERVAL: Duration = Duration::from_secs(10);
+const ROUND_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Bytes of log for which no snapshot is made yet: folding as much takes a fraction of a second.
 const SNAPSHOT_LOG_BYTES_MIN: u64 = 16 << 20;

@@ -29,6 +29,14 @@ impl LogStore {
         LogStore { log }
     }
 
+    /// The last entry that Raft has purged.
+    pub fn floor(&self) -> io::Result<Option<LogId>> {
+        let floor = self.log.floor();
+        floor
+            .map(|(_, marker)| decode("the purge marker", &marker))
+            .transpose()
+    }
+
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let values = self
             .log
@@ -113,11 +121,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
-        let purged = self
-            .log
-            .floor()
-            .map(|(_, marker)| decode("the purge marker", &marker))
-            .transpose()?;
+        let purged = self.floor()?;
         let last = match self.log.last_index() {
             None => purged,
             Some(index) => {

@@ -9,7 +9,7 @@ use qiang_engine::{Batch, Replica, ShardId};
 use qiang_storage::{GroupId, GroupLog, OpenError, ReadError, Store};
 
 use crate::flows::{Flow, flows_of};
-use crate::snapshot;
+use crate::snapshot::{self, Folding};
 use crate::types::batch_in;
 
 /// Bytes of entries read at once.
@@ -85,14 +85,12 @@ impl Offline {
                 .newest_good()
                 .map_err(|error| wrong(io::Error::other(error)))?
         };
-        let (mut replica, from, snapshot_index) = match newest {
+        let mut folding = Folding::new();
+        let (from, snapshot_index) = match newest {
             Some(mut reader) => {
                 let index = reader.index();
-                (
-                    snapshot::load(&mut reader).map_err(wrong)?,
-                    index + 1,
-                    Some(index),
-                )
+                folding.replica = snapshot::load(&mut reader).map_err(wrong)?;
+                (index + 1, Some(index))
             }
             None if first > 1 => {
                 return Err(OfflineError::Forgotten {
@@ -100,17 +98,17 @@ impl Offline {
                     first_index: first,
                 });
             }
-            None => (Replica::new(rand::random()), first, None),
+            None => (first, None),
         };
         let last_index = last_committed(&log);
         let entries = match last_index {
             Some(last) if last >= from => {
-                snapshot::fold(&mut replica, &log, from, last).map_err(wrong)?
+                snapshot::fold(&mut folding, &log, from, last).map_err(wrong)?
             }
             _ => 0,
         };
         Ok(Folded {
-            replica,
+            replica: folding.replica,
             first_index: from,
             last_index: last_index.unwrap_or(0),
             entries,

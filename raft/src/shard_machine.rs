@@ -95,7 +95,6 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
             log: self.log.clone(),
             snapshots: self.snapshots.clone(),
             last_log_id: self.applied,
-            membership: self.membership.clone(),
         }
     }
 

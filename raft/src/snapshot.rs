@@ -12,7 +12,7 @@ use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use qiang_engine::{Batch, Replica, codec};
 use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader};
 
-use crate::types::{LogId, StoredMembership, TypeConfig, batch_in};
+use crate::types::{LogId, StoredMembership, TypeConfig, batch_in, membership_in};
 
 /// Bytes of entries read at once while folding.
 const FOLD_READ_BYTES: usize = 4 << 20;
@@ -38,8 +38,24 @@ pub fn take_in(snapshots: &SnapshotDir, file: &SnapshotFile) -> io::Result<Snaps
     snapshots.open(file.index).map_err(io::Error::other)
 }
 
-/// Folds the committed entries of `log` from `from` to `to` inclusive into `replica`.
-pub fn fold(replica: &mut Replica, log: &GroupLog, from: u64, to: u64) -> io::Result<u64> {
+/// A shard's state, and the membership of its group, at some place in its log.
+pub struct Folding {
+    pub replica: Replica,
+    pub membership: StoredMembership,
+}
+
+impl Folding {
+    /// Before the first entry.
+    pub fn new() -> Self {
+        Folding {
+            replica: Replica::new(rand::random()),
+            membership: StoredMembership::default(),
+        }
+    }
+}
+
+/// Folds the committed entries of `log` from `from` to `to` inclusive into `folding`.
+pub fn fold(folding: &mut Folding, log: &GroupLog, from: u64, to: u64) -> io::Result<u64> {
     let mut next = from;
     while next <= to {
         let values = log
@@ -55,13 +71,14 @@ pub fn fold(replica: &mut Replica, log: &GroupLog, from: u64, to: u64) -> io::Re
             if let Some(bytes) = batch_in(next, value)? {
                 let wrong = |error: String| io::Error::other(format!("log entry {next}: {error}"));
                 let batch = Batch::decode(&bytes).map_err(|error| wrong(error.to_string()))?;
-                replica
-                    .fold(next, &batch)
-                    .map_err(|error| wrong(error.to_string()))?;
+                let folded = folding.replica.fold(next, &batch);
+                folded.map_err(|error| wrong(error.to_string()))?;
+            } else if let Some(membership) = membership_in(next, value)? {
+                folding.membership = membership;
             }
             next += 1;
         }
-        replica.shard.take_touched();
+        folding.replica.shard.take_touched();
     }
     Ok(next - from)
 }
@@ -95,45 +112,81 @@ pub struct SnapshotBuilder {
     pub log: GroupLog,
     pub snapshots: SnapshotDir,
     pub last_log_id: Option<LogId>,
-    pub membership: StoredMembership,
 }
 
 impl SnapshotBuilder {
     fn build(&self) -> io::Result<()> {
         let newest = self.snapshots.newest_good().map_err(io::Error::other)?;
-        let (mut replica, from) = match newest {
-            Some(reader) if read_meta(&reader)?.last_log_id >= self.last_log_id => return Ok(()),
-            Some(mut reader) => (load(&mut reader)?, reader.index() + 1),
-            None => (
-                Replica::new(rand::random()),
-                self.log.first_index().unwrap_or(0),
-            ),
-        };
+        if let Some(newest) = &newest
+            && read_meta(newest)?.last_log_id >= self.last_log_id
+        {
+            return Ok(());
+        }
+        let mut from = self.log.first_index().unwrap_or(0);
+        let mut folding = Folding::new();
+        if let Some(mut reader) = newest {
+            from = reader.index() + 1;
+            folding.membership = read_meta(&reader)?.last_membership;
+            folding.replica = load(&mut reader)?;
+        }
         let (index, folded) = match self.last_log_id {
-            Some(last) => (last.index, fold(&mut replica, &self.log, from, last.index)?),
+            Some(last) => (last.index, fold(&mut folding, &self.log, from, last.index)?),
             None => (0, 0),
         };
-        let meta = codec::encode(&(self.last_log_id, &self.membership));
+        let meta = codec::encode(&(self.last_log_id, &folding.membership));
         let mut writer = self
             .snapshots
             .create(index, &meta)
             .map_err(io::Error::other)?;
-        replica.save(&mut writer)?;
+        folding.replica.save(&mut writer)?;
         let info = writer.finish().map_err(io::Error::other)?;
         self.snapshots
             .keep_newest(SNAPSHOTS_KEPT)
             .map_err(io::Error::other)?;
         let (group, index, bytes) = (self.group.0, info.index, info.bytes);
-        tracing::info!(
-            group,
-            index,
-            bytes,
-            folded,
-            orders = replica.shard.order_count(),
-            "snapshot written"
-        );
+        let orders = folding.replica.shard.order_count();
+        tracing::info!(group, index, bytes, folded, orders, "snapshot written");
         Ok(())
     }
+}
+
+/// Raft can replay only what is above the floor of its log. If no good snapshot reaches up to there,
+/// because files went bad or were deleted, the flows below it, which are kept for much longer, make
+/// one.
+pub fn mend(
+    group: GroupId,
+    log: &GroupLog,
+    snapshots: &SnapshotDir,
+    floor: LogId,
+) -> io::Result<()> {
+    let newest = snapshots.newest_good().map_err(io::Error::other)?;
+    let reached = newest.as_ref().map(SnapshotReader::index);
+    if reached >= Some(floor.index) {
+        return Ok(());
+    }
+    let first = log.first_index().unwrap_or(0);
+    let needed = reached.map_or(0, |index| index + 1);
+    if first > needed.max(1) {
+        return Err(io::Error::other(format!(
+            "no good snapshot reaches log index {}, and the flows before index {first} were deleted by retention: \
+             restore a snapshot file of index {} or above into the snapshot directory",
+            floor.index,
+            first.saturating_sub(1)
+        )));
+    }
+    tracing::warn!(
+        group = group.0,
+        floor = floor.index,
+        "no good snapshot reaches Raft's floor: making one from the flows"
+    );
+    let (log, snapshots) = (log.clone(), snapshots.clone());
+    SnapshotBuilder {
+        group,
+        log,
+        snapshots,
+        last_log_id: Some(floor),
+    }
+    .build()
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -145,7 +198,6 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             log: self.log.clone(),
             snapshots: self.snapshots.clone(),
             last_log_id: self.last_log_id,
-            membership: self.membership.clone(),
         };
         tokio::task::spawn_blocking(move || work.build())
             .await

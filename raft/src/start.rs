@@ -11,7 +11,7 @@ use crossbeam::sync::Parker;
 use openraft::{Config, Raft, SnapshotPolicy};
 use qiang_engine::ShardId;
 use qiang_engine::routing::SHARDS;
-use qiang_storage::{GroupId, Identity, Store};
+use qiang_storage::{GroupId, GroupLog, Identity, Store};
 use tokio::sync::watch;
 use tokio::task::JoinHandle as Task;
 
@@ -25,6 +25,7 @@ use crate::meta::{MetaMachine, Versions};
 use crate::network::NoPeers;
 use crate::node::{NodeOptions, PolicyCell, StartError};
 use crate::shard_machine::ShardMachine;
+use crate::snapshot;
 use crate::types::{NodeInfo, StoredMembership, TypeConfig};
 
 /// The group after the shards': the cluster's own state.
@@ -155,25 +156,22 @@ pub(crate) async fn start_shard(
     let log = store
         .log(id)
         .map_err(|error| group_error(&group.shard, &error))?;
+    let log_store = LogStore::new(log.clone());
+    mend_snapshot(id, store, &log_store, &log)
+        .await
+        .map_err(|error| group_error(&group.shard, &error))?;
     let machine = ShardMachine {
         group: id,
         node_id: options.node_id,
         mailbox: group.mailbox.clone(),
         inherited_to: log.last_index().or(log.floor().map(|(floor, _)| floor)),
-        log: log.clone(),
+        log,
         snapshots: store.snapshots(id),
         log_bytes: group.log_bytes.clone(),
         applied: None,
         membership: StoredMembership::default(),
     };
-    let raft = Raft::new(
-        options.node_id,
-        config.clone(),
-        NoPeers,
-        LogStore::new(log),
-        machine,
-    )
-    .await;
+    let raft = Raft::new(options.node_id, config.clone(), NoPeers, log_store, machine).await;
     let raft = raft.map_err(|error| group_error(&group.shard, &error))?;
     lead(options, &raft)
         .await
@@ -182,6 +180,23 @@ pub(crate) async fn start_shard(
         return Err(group_error(&group.shard, &"it was started twice"));
     }
     Ok(())
+}
+
+/// Sees to it that a good snapshot reaches up to where Raft's view of the log begins.
+async fn mend_snapshot(
+    id: GroupId,
+    store: &Store,
+    log_store: &LogStore,
+    log: &GroupLog,
+) -> io::Result<()> {
+    let Some(floor) = log_store.floor()? else {
+        return Ok(());
+    };
+    let (log, snapshots) = (log.clone(), store.snapshots(id));
+    let mend = move || snapshot::mend(id, &log, &snapshots, floor);
+    tokio::task::spawn_blocking(mend)
+        .await
+        .map_err(io::Error::other)?
 }
 
 pub(crate) async fn start_meta(

@@ -170,3 +170,12 @@ pub fn batch_in(index: u64, bytes: &Bytes) -> io::Result<Option<Bytes>> {
     decode_log_id(index, bytes)?;
     Ok((bytes[HEADER_BYTES - 1] == 1).then(|| bytes.slice(HEADER_BYTES..)))
 }
+
+/// The membership in the stored entry at `index`, if it is one.
+pub fn membership_in(index: u64, bytes: &Bytes) -> io::Result<Option<StoredMembership>> {
+    let entry = decode_entry(index, bytes)?;
+    let log_id = entry.log_id;
+    Ok(entry
+        .get_membership()
+        .map(|membership| StoredMembership::new(Some(log_id), membership)))
+}
