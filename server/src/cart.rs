@@ -44,7 +44,11 @@ enum Tried {
 }
 
 /// Grabs an order whose items live on several shards.
-pub(crate) async fn grab(service: &Service, grab: Grab, deadline: Instant) -> Result<Granted, Refusal> {
+pub(crate) async fn grab(
+    service: &Service,
+    grab: Grab,
+    deadline: Instant,
+) -> Result<Granted, Refusal> {
     loop {
         let parts = Parts::of(&grab);
         match parts.attempt(service, &grab, deadline).await {
@@ -83,35 +87,70 @@ impl Parts {
             let shard = shard_of(&item.promotion_id);
             match parts.iter_mut().find(|(other, _)| *other == shard) {
                 Some((_, part)) => part.items.push(item.clone()),
-                None => parts.push((shard, Grab { items: Items::from_iter([item.clone()]), ..grab.clone() })),
+                None => parts.push((
+                    shard,
+                    Grab {
+                        items: Items::from_iter([item.clone()]),
+                        ..grab.clone()
+                    },
+                )),
             }
         }
-        Parts { try_id: TryId(rand::random()), parts }
+        Parts {
+            try_id: TryId(rand::random()),
+            parts,
+        }
     }
 
     /// Asks every shard to set its units aside.
     async fn attempt(&self, service: &Service, grab: &Grab, deadline: Instant) -> Tried {
         let tentative_until = service.now().plus_ms(TENTATIVE_MS);
-        let asked = self.parts.iter().enumerate().map(|(position, (shard, part))| {
-            let role = if position == 0 {
-                TryRole::Home { items: grab.items.clone() }
-            } else {
-                TryRole::Guest { home: grab.items[0].promotion_id.clone() }
-            };
-            let attempt = TryGrab { grab: part.clone(), try_id: self.try_id, tentative_until, role };
-            let until = deadline.min(Instant::now() + Duration::from_millis(TENTATIVE_MS));
-            service.ask(*shard, Command::TryGrab(Box::new(attempt)), until)
-        });
+        let asked = self
+            .parts
+            .iter()
+            .enumerate()
+            .map(|(position, (shard, part))| {
+                let role = if position == 0 {
+                    TryRole::Home {
+                        items: grab.items.clone(),
+                    }
+                } else {
+                    TryRole::Guest {
+                        home: grab.items[0].promotion_id.clone(),
+                    }
+                };
+                let attempt = TryGrab {
+                    grab: part.clone(),
+                    try_id: self.try_id,
+                    tentative_until,
+                    role,
+                };
+                let until = deadline.min(Instant::now() + Duration::from_millis(TENTATIVE_MS));
+                service.ask(*shard, Command::TryGrab(Box::new(attempt)), until)
+            });
         verdict(grab, join_all(asked).await)
     }
 
     /// All parts are set aside: home seals, which is the moment of success.
-    async fn seal(&self, service: &Service, grab: &Grab, granted: Vec<Granted>, deadline: Instant) -> Result<Granted, Refusal> {
+    async fn seal(
+        &self,
+        service: &Service,
+        grab: &Grab,
+        granted: Vec<Granted>,
+        deadline: Instant,
+    ) -> Result<Granted, Refusal> {
         let (home, _) = &self.parts[0];
-        let pay_by = granted.iter().map(|part| part.pay_by).min().unwrap_or_default();
+        let pay_by = granted
+            .iter()
+            .map(|part| part.pay_by)
+            .min()
+            .unwrap_or_default();
         let set_aside: Vec<GrantedItem> = granted.into_iter().flat_map(|part| part.items).collect();
         let in_order = grab.items.iter().filter_map(|item| {
-            set_aside.iter().find(|granted| granted.promotion_id == item.promotion_id).cloned()
+            set_aside
+                .iter()
+                .find(|granted| granted.promotion_id == item.promotion_id)
+                .cloned()
         });
         let seal = Command::Seal {
             order_id: grab.order_id.clone(),
@@ -126,7 +165,11 @@ impl Parts {
                 // Home says that it was not sealed.
                 self.undo(service, grab).await;
                 let undone = is_code(&refusal, |code| matches!(code, Code::TryUndone));
-                Err(if undone { Refusal::Unavailable } else { refusal })
+                Err(if undone {
+                    Refusal::Unavailable
+                } else {
+                    refusal
+                })
             }
         }
     }
@@ -134,8 +177,15 @@ impl Parts {
     /// Undoes the try wherever it may have come. What does not learn of it asks home.
     async fn undo(&self, service: &Service, grab: &Grab) {
         let until = Instant::now() + UNDO_WAIT;
-        let undo = || Command::Undo { order_id: grab.order_id.clone(), try_id: self.try_id };
-        let asked = join_all(self.parts.iter().map(|(shard, _)| service.ask(*shard, undo(), until)));
+        let undo = || Command::Undo {
+            order_id: grab.order_id.clone(),
+            try_id: self.try_id,
+        };
+        let asked = join_all(
+            self.parts
+                .iter()
+                .map(|(shard, _)| service.ask(*shard, undo(), until)),
+        );
         if timeout(UNDO_WAIT, asked).await.is_err() {
             tracing::debug!(order_id = %grab.order_id, "a try is still being undone");
         }
@@ -149,10 +199,15 @@ fn verdict(grab: &Grab, answers: Vec<Result<Answer, Refusal>>) -> Tried {
     let mut refusals: Vec<Refusal> = Vec::new();
     for (position, answer) in answers.into_iter().enumerate() {
         match answer {
-            Ok(Answer::Granted(granted)) if granted.replayed && position == 0 => return Tried::Replay(granted),
+            Ok(Answer::Granted(granted)) if granted.replayed && position == 0 => {
+                return Tried::Replay(granted);
+            }
             // A guest knows an order that home does not: another order of the same id.
             Ok(Answer::Granted(granted)) if granted.replayed => {
-                refusals.push(Refusal::Rejected(Rejection { code: Code::OrderMismatch, promotion_id: None }));
+                refusals.push(Refusal::Rejected(Rejection {
+                    code: Code::OrderMismatch,
+                    promotion_id: None,
+                }));
             }
             Ok(Answer::Granted(granted)) => set_aside.push(granted),
             Ok(_) | Err(Refusal::OutcomeUnknown) => refusals.push(Refusal::Unavailable),
@@ -162,12 +217,18 @@ fn verdict(grab: &Grab, answers: Vec<Result<Answer, Refusal>>) -> Tried {
     if refusals.is_empty() {
         return Tried::All(set_aside);
     }
-    if refusals.iter().any(|refusal| is_code(refusal, |code| matches!(code, Code::InDoubt))) {
+    if refusals
+        .iter()
+        .any(|refusal| is_code(refusal, |code| matches!(code, Code::InDoubt)))
+    {
         return Tried::InDoubt;
     }
     // The first failing item, in the order given, names the code; what is no rule comes after.
     let position = |refusal: &Refusal| match refusal {
-        Refusal::Rejected(Rejection { code: Code::TryUndone, .. }) => usize::MAX,
+        Refusal::Rejected(Rejection {
+            code: Code::TryUndone,
+            ..
+        }) => usize::MAX,
         Refusal::Rejected(rejection) => grab
             .items
             .iter()
@@ -175,7 +236,16 @@ fn verdict(grab: &Grab, answers: Vec<Result<Answer, Refusal>>) -> Tried {
             .unwrap_or(0),
         _ => usize::MAX,
     };
-    let first = refusals.into_iter().min_by_key(position).unwrap_or(Refusal::Unavailable);
-    let internal = is_code(&first, |code| matches!(code, Code::TryUndone | Code::NotHome));
-    Tried::Refused(if internal { Refusal::Unavailable } else { first })
+    let first = refusals
+        .into_iter()
+        .min_by_key(position)
+        .unwrap_or(Refusal::Unavailable);
+    let internal = is_code(&first, |code| {
+        matches!(code, Code::TryUndone | Code::NotHome)
+    });
+    Tried::Refused(if internal {
+        Refusal::Unavailable
+    } else {
+        first
+    })
 }

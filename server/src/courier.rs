@@ -25,11 +25,18 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 pub async fn run_courier(service: Service, mut jobs: mpsc::Receiver<CourierJob>) {
     let places = Arc::new(Semaphore::new(UNDER_WAY_MAX));
     while let Some(job) = jobs.recv().await {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         let service = service.clone();
         tokio::spawn(async move {
             match job {
-                CourierJob::Ask { guest, order_id, try_id, home } => ask(&service, guest, order_id, try_id, &home).await,
+                CourierJob::Ask {
+                    guest,
+                    order_id,
+                    try_id,
+                    home,
+                } => ask(&service, guest, order_id, try_id, &home).await,
                 CourierJob::Tell { home, tell } => self::tell(&service, home, tell).await,
             }
             drop(place);
@@ -38,12 +45,27 @@ pub async fn run_courier(service: Service, mut jobs: mpsc::Receiver<CourierJob>)
 }
 
 /// Asks home what became of a try and has the guest follow.
-async fn ask(service: &Service, guest: ShardId, order_id: OrderId, try_id: TryId, home: &PromotionId) {
+async fn ask(
+    service: &Service,
+    guest: ShardId,
+    order_id: OrderId,
+    try_id: TryId,
+    home: &PromotionId,
+) {
     let until = Instant::now() + MESSAGE_TIMEOUT;
-    let resolve = Command::Resolve { order_id: order_id.clone(), try_id };
-    let Ok(Answer::Outcome(outcome)) = service.ask(shard_of(home), resolve, until).await else { return };
+    let resolve = Command::Resolve {
+        order_id: order_id.clone(),
+        try_id,
+    };
+    let Ok(Answer::Outcome(outcome)) = service.ask(shard_of(home), resolve, until).await else {
+        return;
+    };
     if outcome != CartOutcome::Undecided {
-        let follow = Command::Follow { order_id, try_id, outcome };
+        let follow = Command::Follow {
+            order_id,
+            try_id,
+            outcome,
+        };
         if let Err(refusal) = service.ask(guest, follow, until).await {
             tracing::debug!(?refusal, "a guest did not follow yet");
         }
@@ -53,13 +75,30 @@ async fn ask(service: &Service, guest: ShardId, order_id: OrderId, try_id: TryId
 /// Tells every guest what home decided and, when all have acknowledged it, home that they have.
 async fn tell(service: &Service, home: ShardId, tell: Tell) {
     let until = Instant::now() + MESSAGE_TIMEOUT;
-    let mut guests: Vec<ShardId> = tell.items.iter().map(shard_of).filter(|shard| *shard != home).collect();
+    let mut guests: Vec<ShardId> = tell
+        .items
+        .iter()
+        .map(shard_of)
+        .filter(|shard| *shard != home)
+        .collect();
     guests.sort_unstable();
     guests.dedup();
-    let follow = || Command::Follow { order_id: tell.order_id.clone(), try_id: tell.try_id, outcome: tell.outcome };
-    let answers = join_all(guests.into_iter().map(|guest| service.ask(guest, follow(), until))).await;
+    let follow = || Command::Follow {
+        order_id: tell.order_id.clone(),
+        try_id: tell.try_id,
+        outcome: tell.outcome,
+    };
+    let answers = join_all(
+        guests
+            .into_iter()
+            .map(|guest| service.ask(guest, follow(), until)),
+    )
+    .await;
     if answers.iter().all(Result::is_ok) {
-        let told = Command::Told { order_id: tell.order_id, outcome: tell.outcome };
+        let told = Command::Told {
+            order_id: tell.order_id,
+            outcome: tell.outcome,
+        };
         if let Err(refusal) = service.ask(home, told, until).await {
             tracing::debug!(?refusal, "home will tell its guests again");
         }

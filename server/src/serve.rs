@@ -19,10 +19,6 @@ use crate::service::{Service, policy_of};
 /// that whoever balances load stops sending them.
 const DRAIN_NOTICE: Duration = Duration::from_millis(300);
 
-/// Entries of a group after which its next snapshot is built. A start replays at most about twice as
-/// many of each group.
-const SNAPSHOT_ENTRIES: u64 = 20_000;
-
 /// Why a node did not start or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -35,7 +31,9 @@ pub enum ServeError {
         source: io::Error,
     },
     /// It may not listen there.
-    #[error("http.listen is {address}, which others can reach: without tokens only a loopback address such as 127.0.0.1:7400 is served")]
+    #[error(
+        "http.listen is {address}, which others can reach: without tokens only a loopback address such as 127.0.0.1:7400 is served"
+    )]
     NotLoopback {
         /// The address.
         address: SocketAddr,
@@ -56,7 +54,10 @@ pub enum ServeError {
 impl ServeError {
     /// Whether the settings are wrong, rather than the machine.
     pub fn is_usage(&self) -> bool {
-        matches!(self, ServeError::NotLoopback { .. } | ServeError::Start(StartError::NotBootstrapped { .. }))
+        matches!(
+            self,
+            ServeError::NotLoopback { .. } | ServeError::Start(StartError::NotBootstrapped { .. })
+        )
     }
 }
 
@@ -69,9 +70,18 @@ pub async fn run(config: NodeConfig, bootstrap: bool) -> Result<(), ServeError> 
     }
     // The signals are caught before anything is started that they would have to stop.
     let told_to_stop = stop_signal()?;
-    let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
-    let node = Node::start(node_options(&config, bootstrap), policy_of(&ClusterConfig::default())).await?;
-    let service = Service::new(node.clone(), Duration::from_millis(config.http.request_timeout_ms));
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen { address, source })?;
+    let node = Node::start(
+        node_options(&config, bootstrap),
+        policy_of(&ClusterConfig::default()),
+    )
+    .await?;
+    let service = Service::new(
+        node.clone(),
+        Duration::from_millis(config.http.request_timeout_ms),
+    );
     if let Some(jobs) = node.take_courier_jobs() {
         tokio::spawn(run_courier(service.clone(), jobs));
     }
@@ -86,10 +96,19 @@ pub async fn run(config: NodeConfig, bootstrap: bool) -> Result<(), ServeError> 
         draining.set_draining();
         tokio::time::sleep(DRAIN_NOTICE).await;
     };
-    let served = http::serve(listener, service, http::Settings::from(&config.http), shutdown).await;
+    let served = http::serve(
+        listener,
+        service,
+        http::Settings::from(&config.http),
+        shutdown,
+    )
+    .await;
     node.stop().await;
     tracing::info!("stopped");
-    served.map_err(|source| ServeError::System { doing: "serve HTTP", source })
+    served.map_err(|source| ServeError::System {
+        doing: "serve HTTP",
+        source,
+    })
 }
 
 fn node_options(config: &NodeConfig, bootstrap: bool) -> NodeOptions {
@@ -104,14 +123,19 @@ fn node_options(config: &NodeConfig, bootstrap: bool) -> NodeOptions {
         data_dir: config.node.data_dir.clone(),
         bootstrap,
         actor_threads: config.actor_threads(),
-        snapshot_entries: SNAPSHOT_ENTRIES,
+        snapshot_entries: config.storage.snapshot_entries,
         storage: config.storage_options(),
     }
 }
 
 /// Ends when the process is told to stop, by SIGTERM or by Ctrl-C.
 fn stop_signal() -> Result<impl Future<Output = ()>, ServeError> {
-    let watch = |kind| signal(kind).map_err(|source| ServeError::System { doing: "watch for signals", source });
+    let watch = |kind| {
+        signal(kind).map_err(|source| ServeError::System {
+            doing: "watch for signals",
+            source,
+        })
+    };
     let mut terminate = watch(SignalKind::terminate())?;
     let mut interrupt = watch(SignalKind::interrupt())?;
     Ok(async move {

@@ -125,9 +125,8 @@ fn print(effective: &Effective, out: &mut Output) -> Result<(), Failure> {
 
 /// The log for people, on stderr.
 fn start_log(config: &NodeConfig) {
-    // Raft's own account of every election is for whoever asks for it: `info,openraft=info`.
-    let level = format!("openraft=warn,{}", config.log.level);
-    let filter = EnvFilter::try_new(level).expect("the level was checked with the settings");
+    let filter =
+        EnvFilter::try_new(&config.log.level).expect("the level was checked with the settings");
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
