@@ -23,8 +23,11 @@ pub enum Decision {
 
 /// How a grab relates to an order id this shard knows.
 pub(super) enum Known {
-    /// The id is new here.
-    New,
+    /// The id is new here, and an order of it would wait so long for payment.
+    New {
+        /// The shortest timeout of its promotions, in milliseconds.
+        pay_within_ms: u64,
+    },
     /// The same grab came before.
     Same(u32),
 }
@@ -34,6 +37,25 @@ pub(super) fn reject<T>(code: Code, promotion_id: Option<&PromotionId>) -> Resul
         code,
         promotion_id: promotion_id.cloned(),
     })
+}
+
+/// The record that grants `grab`, all checks having passed.
+pub(super) fn grant_record(
+    grab: &Grab,
+    cart: Option<Box<CartPart>>,
+    pay_within_ms: u64,
+    moment: &Moment,
+) -> record::Granted {
+    record::Granted {
+        order_id: grab.order_id.clone(),
+        pin: grab.pin.clone(),
+        ip: grab.ip,
+        channel: grab.channel,
+        items: grab.items.clone(),
+        at: moment.now,
+        pay_within_ms: u32::try_from(pay_within_ms).expect("the longest timeout fits 32 bits"),
+        cart,
+    }
 }
 
 impl Shard {
@@ -181,38 +203,12 @@ impl Shard {
     fn decide_grab(&self, grab: &Grab, moment: &Moment) -> Result<Decision, Rejection> {
         match self.check_grab(grab, None, moment)? {
             Known::Same(slot) => Ok(Decision::Answer(self.granted_answer(slot, true))),
-            Known::New => Ok(Decision::Record(Record::Granted(
-                self.grant_record(grab, None, moment),
-            ))),
-        }
-    }
-
-    /// The record that grants `grab`, all checks having passed.
-    pub(super) fn grant_record(
-        &self,
-        grab: &Grab,
-        cart: Option<Box<CartPart>>,
-        moment: &Moment,
-    ) -> record::Granted {
-        let timeouts = grab
-            .items
-            .iter()
-            .filter_map(|item| self.promotion(&item.promotion_id));
-        let pay_within_ms = timeouts
-            .map(|promotion| promotion.terms.payment_timeout_ms)
-            .min();
-        let pay_within_ms = pay_within_ms
-            .unwrap_or_default()
-            .min(PAYMENT_TIMEOUT_MS_MAX);
-        record::Granted {
-            order_id: grab.order_id.clone(),
-            pin: grab.pin.clone(),
-            ip: grab.ip,
-            channel: grab.channel,
-            items: grab.items.clone(),
-            at: moment.now,
-            pay_within_ms: u32::try_from(pay_within_ms).expect("the longest timeout fits 32 bits"),
-            cart,
+            Known::New { pay_within_ms } => Ok(Decision::Record(Record::Granted(grant_record(
+                grab,
+                None,
+                pay_within_ms,
+                moment,
+            )))),
         }
     }
 
@@ -223,6 +219,7 @@ impl Shard {
         part: Option<&CartPart>,
         moment: &Moment,
     ) -> Result<Known, Rejection> {
+        let mut pay_within_ms = PAYMENT_TIMEOUT_MS_MAX;
         for (position, item) in grab.items.iter().enumerate() {
             let number = self.check_open(item, grab, moment)?;
             if position == 0
@@ -231,13 +228,15 @@ impl Shard {
                 return Ok(Known::Same(slot));
             }
             self.check_limits(number, item, grab)?;
-            let remaining = self.promotions[number as usize].counters.remaining;
+            let promotion = &self.promotions[number as usize];
+            pay_within_ms = pay_within_ms.min(promotion.terms.payment_timeout_ms);
+            let remaining = promotion.counters.remaining;
             if remaining < u64::from(item.quantity) {
                 return reject(Code::SoldOut { remaining }, Some(&item.promotion_id));
             }
         }
         self.check_room()?;
-        Ok(Known::New)
+        Ok(Known::New { pay_within_ms })
     }
 
     /// There is room for one more order.

@@ -5,7 +5,7 @@
 //! 3. A guest whose deadline passes never decides, it asks home. Home that does not know the try, or
 //!    waited too long for it, first writes that it is undone and then says so.
 
-use super::decide::{Decision, Known, reject};
+use super::decide::{Decision, Known, grant_record, reject};
 use super::{Moment, Shard};
 use crate::command::{Answer, CartOutcome, Code, Rejection, TryGrab, TryRole};
 use crate::ids::{OrderId, TryId, UnixMs};
@@ -48,9 +48,10 @@ impl Shard {
                 let replayed = self.orders.get(slot).state() != OrderState::Tentative;
                 Ok(Decision::Answer(self.granted_answer(slot, replayed)))
             }
-            Known::New => Ok(Decision::Record(Record::Granted(self.grant_record(
+            Known::New { pay_within_ms } => Ok(Decision::Record(Record::Granted(grant_record(
                 &attempt.grab,
                 Some(Box::new(part)),
+                pay_within_ms,
                 moment,
             )))),
         }

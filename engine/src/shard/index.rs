@@ -18,8 +18,9 @@ const SPILL: usize = 16;
 /// Homes of a part that has any. It grows when less than one in eight is left.
 const HOMES_MIN: usize = 16;
 
-/// An unoccupied place. An entry is never zero: its lower half is its slot plus one.
-const GAP: u64 = 0;
+/// An unoccupied place. No tag is greater than a gap's, and no entry equals it: slots are below
+/// `u32::MAX`.
+const GAP: u64 = u64::MAX;
 
 /// An index of slots by the hash of their keys.
 #[derive(Debug, Clone)]
@@ -44,12 +45,12 @@ fn tag_of(entry: u64) -> u32 {
 }
 
 fn slot_of(entry: u64) -> u32 {
-    u32::try_from((entry & u64::from(u32::MAX)) - 1).expect("the lower half of 64 bits")
+    u32::try_from(entry & u64::from(u32::MAX)).expect("the lower half of 64 bits")
 }
 
 /// The entry of a slot below `u32::MAX`.
 fn entry_of(hash: u64, slot: u32) -> u64 {
-    hash >> 32 << 32 | (u64::from(slot) + 1)
+    hash >> 32 << 32 | u64::from(slot)
 }
 
 /// The part of a hash, by its lower bits. The last part gets twice the share of the first, and the ones
@@ -101,14 +102,17 @@ impl Part {
 
     /// The place of the entry with this tag for whose slot `is` holds.
     fn find(&self, tag: u32, mut is: impl FnMut(u32) -> bool) -> Option<usize> {
-        let home = self.home(tag);
-        for (place, entry) in (home..).zip(self.entries.get(home..)?) {
-            if *entry == GAP || tag_of(*entry) > tag {
-                return None;
+        let mut place = self.home(tag);
+        while let Some(entry) = self.entries.get(place) {
+            if tag_of(*entry) >= tag {
+                if tag_of(*entry) > tag || *entry == GAP {
+                    return None;
+                }
+                if is(slot_of(*entry)) {
+                    return Some(place);
+                }
             }
-            if tag_of(*entry) == tag && is(slot_of(*entry)) {
-                return Some(place);
-            }
+            place += 1;
         }
         None
     }
@@ -116,13 +120,13 @@ impl Part {
     /// Puts an entry behind all with a lesser tag and pushes the rest right, up to the next gap. False
     /// if there is none.
     fn insert(&mut self, entry: u64) -> bool {
-        let tag = tag_of(entry);
-        let home = self.home(tag);
-        let stays = |other: &u64| *other != GAP && tag_of(*other) <= tag;
-        let behind = self.entries[home..].iter();
-        let place = home + behind.take_while(|other| stays(other)).count();
-        let pushed = &self.entries[place..];
-        let Some(length) = pushed.iter().position(|other| *other == GAP) else {
+        let home = self.home(tag_of(entry));
+        // Among equal tags the order is that of slots; no one depends on it.
+        let Some(right) = self.entries[home..].iter().position(|other| *other > entry) else {
+            return false;
+        };
+        let place = home + right;
+        let Some(length) = self.entries[place..].iter().position(|other| *other == GAP) else {
             return false;
         };
         self.entries.copy_within(place..place + length, place + 1);

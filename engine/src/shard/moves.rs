@@ -210,8 +210,13 @@ impl Shard {
     }
 
     fn count_usage(&mut self, slot: u32, add: bool) {
-        let lines: smallvec::SmallVec<[Line; 1]> = self.lines(slot).collect();
-        for line in lines {
+        let order = self.orders.get(slot);
+        let more = if order.has_more_lines() {
+            &*self.more_lines[&slot]
+        } else {
+            &[]
+        };
+        for line in std::iter::once(&order.line).chain(more) {
             if add {
                 self.pins.add(line.pin, line.quantity);
                 self.ips.add(line.ip, line.quantity);
