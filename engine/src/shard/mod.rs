@@ -21,6 +21,8 @@ mod moves;
 mod orders;
 mod slab;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod texts;
 mod usage;
 

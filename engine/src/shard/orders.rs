@@ -235,6 +235,12 @@ impl Deadlines {
         }
     }
 
+    /// Whether no order is in any list.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_number.is_empty() && self.buckets.len() == 0
+    }
+
     /// An order whose time has come, if there is one.
     pub(super) fn first_due(&self, now: UnixMs) -> Option<u32> {
         let (number, bucket) = self.by_number.first_key_value()?;

@@ -117,6 +117,13 @@ impl Texts {
         Text(number << 28 | padding << INDEX_BITS | index)
     }
 
+    /// How many texts are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let kept = |class: &Class| class.used as usize - class.free.len();
+        self.classes.iter().map(kept).sum()
+    }
+
     /// The bytes at `text`.
     pub(super) fn get(&self, text: Text) -> &[u8] {
         let width = text.width();

@@ -121,6 +121,12 @@ impl Usages {
         }
     }
 
+    /// How many entries there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Adds units to an entry.
     pub(super) fn add(&mut self, slot: u32, units: u32) {
         self.slots.get_mut(slot).units += units;
