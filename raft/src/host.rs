@@ -123,7 +123,7 @@ impl Seat {
             leadership: None,
             effects: Vec::new(),
             chores_at: now,
-            blank_at: now,
+            blank_at: now + BLANK_INTERVAL,
         }
     }
 
@@ -175,10 +175,7 @@ impl Seat {
             heard = true;
             match event {
                 LogEvent::Batch { index, bytes } => actor.handle_batch(index, &bytes)?,
-                LogEvent::Blank { index, leader } => {
-                    self.leadership = leader;
-                    actor.handle_blank(index, leader.map(|_| rand::random_range(1..=u64::MAX)))?;
-                }
+                LogEvent::Blank { index, leader } => self.hear_blank(actor, index, leader)?,
                 LogEvent::Other { index } => actor.handle_other(index),
                 LogEvent::Snapshot { index, replica } => actor.handle_snapshot(index, *replica)?,
                 LogEvent::Refused { tag } => actor.handle_refused(tag)?,
@@ -186,6 +183,23 @@ impl Seat {
             }
         }
         Ok(heard)
+    }
+
+    /// A blank entry of this node's own leadership begins a stint. A further one of the same leadership,
+    /// while that stint is under way, says nothing: what is pending lies in the same term and lives.
+    fn hear_blank(
+        &mut self,
+        actor: &mut Actor<Reply>,
+        index: u64,
+        leader: Option<LogId>,
+    ) -> Result<(), Fatal> {
+        let known = self.leadership.map(|known| known.leader_id);
+        if actor.deciding() && leader.is_some() && leader.map(|blank| blank.leader_id) == known {
+            actor.handle_other(index);
+            return Ok(());
+        }
+        self.leadership = leader;
+        actor.handle_blank(index, leader.map(|_| rand::random_range(1..=u64::MAX)))
     }
 
     /// Decides what waits.
@@ -228,14 +242,17 @@ impl Seat {
         let Some(raft) = self.group.raft.get() else {
             return Ok(());
         };
-        if self.blank_at > Instant::now() {
-            return Ok(());
-        }
-        self.blank_at = Instant::now() + BLANK_INTERVAL;
         if let Err(fatal) = &raft.metrics().borrow_watched().running_state {
             return Err(StopReason::Raft(fatal.to_string()));
         }
-        if !raft.is_leader() {
+        let now = Instant::now();
+        let leads = raft.is_leader();
+        if leads && now < self.blank_at {
+            return Ok(());
+        }
+        // A fresh leader's own blank is on its way: it is given its time.
+        self.blank_at = now + BLANK_INTERVAL;
+        if !leads {
             return Ok(());
         }
         let raft = raft.clone();
