@@ -139,6 +139,32 @@ fn history_tells_every_version_and_rollback_brings_one_back() {
 }
 
 #[test]
+fn a_restarted_node_is_ready_only_with_the_configuration_in_force() {
+    let rate = json!({"window_ms": 3_600_000, "attempts": 1});
+    // Several nodes at a time: what comes up in an unlucky order does so on a busy machine.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut node = Node::start();
+                let put = change(&node, &json!({"grab_concurrency": 77, "rate": rate}));
+                node.promotion("A").create();
+                for number in 0..4 {
+                    node.kill();
+                    node.restart();
+                    assert_eq!(document(&node), put, "right after readyz said yes");
+                    // A fresh window has one attempt by the configuration, and any number by the defaults.
+                    node.grab(&format!("o-{number}"), "alice")
+                        .of("A", 1)
+                        .granted();
+                    let second = node.grab(&format!("p-{number}"), "alice").of("A", 1);
+                    second.refused(429, "rate_limited");
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn a_default_rate_is_in_force_within_a_second_where_a_promotion_has_none() {
     let node = Node::start();
     node.promotion("A").create();

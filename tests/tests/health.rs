@@ -2,7 +2,7 @@
 //!
 //! Invariant: one look tells the truth about this node, in a form that tools read.
 
-use qiang_tests::{Node, SHARDS};
+use qiang_tests::{Node, SHARDS, id_on_shard};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -11,6 +11,29 @@ fn a_serving_node_is_alive_and_ready() {
     let node = Node::start();
     assert_eq!(node.get("/livez").status, 200);
     assert_eq!(node.get("/readyz").status, 200);
+}
+
+#[test]
+fn a_node_that_says_it_is_ready_takes_the_first_write_of_every_shard() {
+    let promotions: Vec<String> = (0..SHARDS).map(|shard| id_on_shard("P", shard)).collect();
+    // Several nodes start at a time: what comes up in an unlucky order does so on a busy machine.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    let mut node = Node::start();
+                    for promotion in &promotions {
+                        node.promotion(promotion).create();
+                    }
+                    node.kill();
+                    node.restart();
+                    for promotion in &promotions {
+                        node.grab("o-1", "alice").of(promotion, 1).granted();
+                    }
+                }
+            });
+        }
+    });
 }
 
 #[test]
