@@ -345,20 +345,22 @@ fn a_node_that_stood_still_goes_on_where_it_was() {
 #[test]
 fn a_start_from_a_snapshot_is_a_start_from_all_flows() {
     let random = Random::from_environment();
-    let mut node = Node::start();
+    let mut node = Node::builder()
+        .env("QIANG_STORAGE__SNAPSHOT_ENTRIES", "1500")
+        .start();
     node.promotion("A")
         .quantity(100_000_000)
         .per_pin(1_000_000)
         .create();
     let snapshots = node.data_dir().join("snapshots");
-    // One promotion and few buyers: many small entries in one shard, until it writes a snapshot of its own accord.
+    // One promotion and few buyers: many small entries in one shard, until it writes snapshots of its own accord.
     let load = Load::start(&node, "r", &["A".to_owned()], 3, &random);
-    wait_until(Duration::from_mins(3), "a snapshot is written", || {
+    wait_until(Duration::from_mins(3), "two snapshots are written", || {
         let count = load.acknowledged();
         let written = files_below(&snapshots.join(shard_of("A").to_string())).len();
-        (written > 0)
+        (written > 1)
             .then_some(())
-            .ok_or(format!("none after {count} grabs"))
+            .ok_or(format!("{written} after {count} grabs"))
     });
     node.kill();
     let (acknowledged, _) = load.stop();
