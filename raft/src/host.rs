@@ -401,3 +401,7 @@ fn refuse_waiting(group: &ShardGroup) -> bool {
     }
     any
 }
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;

@@ -1,0 +1,90 @@
+//! What a seat makes of blank entries: which begin a stint, and which say nothing.
+
+use std::sync::Arc;
+
+use crossbeam::sync::Parker;
+use openraft::impls::leader_id_adv::LeaderId;
+use qiang_engine::promotion::Terms;
+use qiang_engine::{Command, PromotionId, Replica, ShardId, UnixMs};
+
+use super::*;
+use crate::mailbox::Mailbox;
+use crate::node::Policy;
+
+fn seat() -> Seat {
+    let policy = Policy {
+        default_rate: None,
+        rate_percent: 100,
+        order_retention_ms: 1,
+        flow_retention_ms: 1,
+    };
+    let around = Surroundings {
+        board: Board::default(),
+        policy: PolicyCell::new(policy),
+        courier: mpsc::channel(1).0,
+        runtime: Handle::current(),
+        lease: Duration::ZERO,
+    };
+    let mailbox = Mailbox::new(Parker::new().unparker().clone());
+    Seat::new(Arc::new(ShardGroup::new(ShardId(0), mailbox)), around)
+}
+
+/// A blank entry at `index` that this node proposed as the leader of `term`.
+fn own_blank(term: u64, index: u64) -> Option<LogId> {
+    Some(LogId {
+        leader_id: LeaderId { term, node_id: 1 },
+        index,
+    })
+}
+
+/// An actor that decides since blank 1 of term 1, with one batch pending.
+fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
+    let mut actor = Actor::new(Replica::new(0), 0);
+    seat.hear_blank(&mut actor, 1, own_blank(1, 1))
+        .expect("a blank");
+    actor.begin_turn(Moment::at(UnixMs(1)), true);
+    let create = Command::CreatePromotion {
+        promotion_id: PromotionId::new("A").expect("an id"),
+        quantity: 1,
+        terms: Box::new(Terms::default()),
+    };
+    actor
+        .handle_command(&create, Reply::slot().0)
+        .expect("a command");
+    actor.end_turn();
+    assert_eq!((actor.deciding(), actor.pending()), (true, 1));
+    actor
+}
+
+#[tokio::test]
+async fn a_further_blank_of_the_same_leadership_leaves_what_is_pending_alone() {
+    let mut seat = seat();
+    let mut actor = actor_with_a_pending_batch(&mut seat);
+    seat.hear_blank(&mut actor, 2, own_blank(1, 2))
+        .expect("a blank");
+    assert_eq!(
+        (actor.deciding(), actor.pending(), actor.applied_index()),
+        (true, 1, 2)
+    );
+}
+
+#[tokio::test]
+async fn a_blank_of_a_later_leadership_of_this_node_ends_what_was_pending() {
+    let mut seat = seat();
+    let mut actor = actor_with_a_pending_batch(&mut seat);
+    seat.hear_blank(&mut actor, 2, own_blank(2, 2))
+        .expect("a blank");
+    assert_eq!((actor.deciding(), actor.pending()), (true, 0));
+}
+
+#[tokio::test]
+async fn a_blank_of_another_node_ends_what_was_pending_and_the_deciding() {
+    let mut seat = seat();
+    let mut actor = actor_with_a_pending_batch(&mut seat);
+    seat.hear_blank(&mut actor, 2, None).expect("a blank");
+    assert_eq!((actor.deciding(), actor.pending()), (false, 0));
+    // And this node leads the old term no more: its blank of that term begins a stint anew.
+    seat.hear_blank(&mut actor, 3, own_blank(1, 3))
+        .expect("a blank");
+    assert!(actor.deciding());
+}
