@@ -153,6 +153,17 @@ where
     }
 }
 
+/// Whether this node leads and has applied an entry of its own term: everything before is applied then.
+pub fn leads_caught_up<SM>(raft: &Raft<TypeConfig, SM>) -> bool
+where
+    SM: openraft::storage::RaftStateMachine<TypeConfig>,
+{
+    let receiver = raft.metrics();
+    let metrics = receiver.borrow_watched();
+    let applied_term = metrics.last_applied.map(|applied| applied.leader_id.term);
+    metrics.current_leader == Some(metrics.id) && applied_term == Some(metrics.current_term)
+}
+
 /// Whether a leader is sure that nobody else leads: it is the only voter, or a quorum answered it
 /// within the lease.
 pub fn has_lease(metrics: &openraft::RaftMetrics<TypeConfig>, lease: Duration) -> bool {

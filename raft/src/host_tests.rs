@@ -30,17 +30,15 @@ fn seat() -> Seat {
 }
 
 /// A blank entry at `index` that this node proposed as the leader of `term`.
-fn own_blank(term: u64, index: u64) -> Option<LogId> {
-    Some(LogId {
-        leader_id: LeaderId { term, node_id: 1 },
-        index,
-    })
+fn own_blank(term: u64, index: u64) -> LogId {
+    let leader_id = LeaderId { term, node_id: 1 };
+    LogId { leader_id, index }
 }
 
 /// An actor that decides since blank 1 of term 1, with one batch pending.
 fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
     let mut actor = Actor::new(Replica::new(0), 0);
-    seat.hear_blank(&mut actor, 1, own_blank(1, 1))
+    seat.hear_blank(&mut actor, 1, Some(own_blank(1, 1)))
         .expect("a blank");
     actor.begin_turn(Moment::at(UnixMs(1)), true);
     let create = Command::CreatePromotion {
@@ -60,7 +58,7 @@ fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
 async fn a_further_blank_of_the_same_leadership_leaves_what_is_pending_alone() {
     let mut seat = seat();
     let mut actor = actor_with_a_pending_batch(&mut seat);
-    seat.hear_blank(&mut actor, 2, own_blank(1, 2))
+    seat.hear_blank(&mut actor, 2, Some(own_blank(1, 2)))
         .expect("a blank");
     assert_eq!(
         (actor.deciding(), actor.pending(), actor.applied_index()),
@@ -72,7 +70,7 @@ async fn a_further_blank_of_the_same_leadership_leaves_what_is_pending_alone() {
 async fn a_blank_of_a_later_leadership_of_this_node_ends_what_was_pending() {
     let mut seat = seat();
     let mut actor = actor_with_a_pending_batch(&mut seat);
-    seat.hear_blank(&mut actor, 2, own_blank(2, 2))
+    seat.hear_blank(&mut actor, 2, Some(own_blank(2, 2)))
         .expect("a blank");
     assert_eq!((actor.deciding(), actor.pending()), (true, 0));
 }
@@ -84,7 +82,7 @@ async fn a_blank_of_another_node_ends_what_was_pending_and_the_deciding() {
     seat.hear_blank(&mut actor, 2, None).expect("a blank");
     assert_eq!((actor.deciding(), actor.pending()), (false, 0));
     // And this node leads the old term no more: its blank of that term begins a stint anew.
-    seat.hear_blank(&mut actor, 3, own_blank(1, 3))
+    seat.hear_blank(&mut actor, 3, Some(own_blank(1, 3)))
         .expect("a blank");
     assert!(actor.deciding());
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle as Task;
 
 use crate::board::Board;
 use crate::flows::FlowReader;
-use crate::group::{GroupStatus, ShardGroup, raft_status};
+use crate::group::{GroupStatus, ShardGroup, leads_caught_up, raft_status};
 use crate::host::{Surroundings, wall_clock};
 use crate::mailbox::Mailbox;
 use crate::meta::{ConfigRefusal, ConfigVersion, MetaCommand, MetaMachine, Versions, no_versions};
@@ -289,7 +289,7 @@ impl Node {
             .collect();
         let mut meta = raft_status(&self.inner.meta, lease());
         "meta".clone_into(&mut meta.group);
-        meta.deciding = meta.leader == Some(self.inner.options.node_id);
+        meta.deciding = leads_caught_up(&self.inner.meta);
         groups.push(meta);
         groups
     }

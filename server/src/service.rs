@@ -34,6 +34,23 @@ struct Shared {
     request_timeout: Duration,
 }
 
+impl Shared {
+    fn config(&self) -> Arc<ConfigVersion> {
+        self.config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Puts the newest configuration this node knows in force.
+    fn put_in_force(&self, node: &Node) -> Arc<ConfigVersion> {
+        let newest = Arc::new(newest_config(node));
+        node.set_policy(policy_of(&newest.document));
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = newest.clone();
+        newest
+    }
+}
+
 /// One version of the cluster's configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigVersion {
@@ -309,11 +326,17 @@ impl Service {
 
     /// The configuration in force.
     pub fn config(&self) -> Arc<ConfigVersion> {
-        self.shared
-            .config
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let known = self.shared.config();
+        let newest = self
+            .node
+            .config_versions()
+            .borrow()
+            .last()
+            .map(|newest| newest.version);
+        if newest == Some(known.version) {
+            return known;
+        }
+        self.shared.put_in_force(&self.node)
     }
 
     /// Puts a configuration in the place of version `expected_version`.
@@ -514,12 +537,7 @@ impl Service {
         let (node, shared) = (self.node.clone(), self.shared.clone());
         tokio::spawn(async move {
             loop {
-                let newest = newest_config(&node);
-                node.set_policy(policy_of(&newest.document));
-                *shared
-                    .config
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner) = Arc::new(newest);
+                shared.put_in_force(&node);
                 if versions.changed().await.is_err() {
                     return;
                 }

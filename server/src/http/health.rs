@@ -110,7 +110,7 @@ fn shard_problem(node_id: u64, group: &GroupStatus) -> Option<ShardProblem> {
     let reason = match &group.stopped {
         Some(stopped) => format!("stopped: {stopped}"),
         None if !group.has_quorum => "no quorum".to_owned(),
-        None if group.group != META && group.leader == Some(node_id) && !group.deciding => {
+        None if group.leader == Some(node_id) && !group.deciding => {
             "its new leader has not applied everything yet".to_owned()
         }
         None => return None,
@@ -191,7 +191,7 @@ mod tests {
             committed_index: 8,
             applied_index: 7,
             has_quorum: true,
-            deciding: name != META,
+            deciding: true,
             pending_entries: 0,
             mailbox_depth: 0,
             orders: 3,
