@@ -10,5 +10,6 @@ mod demo;
 pub mod http;
 pub mod metrics;
 pub mod node_config;
+mod orders;
 pub mod serve;
 pub mod service;

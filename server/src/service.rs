@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use qiang_engine::command::{Code, Grab, Granted};
-use qiang_engine::order::{Order, ReturnReason};
 use qiang_engine::promotion::{PromotionState, PromotionView};
 use qiang_engine::routing::{SHARDS, shard_of};
-use qiang_engine::{Answer, Command, OrderId, PromotionId, Refusal, Rejection, ShardId, UnixMs};
+use qiang_engine::{Answer, Command, OrderId, PromotionId, Refusal, ShardId, UnixMs};
 use qiang_raft::{Board, Flow, FlowError, GroupStatus, Node, Policy};
 use serde::Serialize;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -18,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::cart;
 use crate::cluster_config::ClusterConfig;
 
+pub use crate::orders::CancelOrder;
 pub use qiang_raft::ConfigRefusal;
 
 /// Everything a node does for its callers. Clones share it.
@@ -60,21 +60,6 @@ pub struct ConfigVersion {
     pub at: UnixMs,
     /// The document.
     pub document: ClusterConfig,
-}
-
-/// A cancellation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CancelOrder {
-    /// The order.
-    pub order_id: OrderId,
-    /// Why.
-    pub reason: ReturnReason,
-    /// Also when it was paid.
-    pub refund: bool,
-    /// The promotions the order names: with them an order not yet seen is cancelled in advance.
-    pub promotion_ids: Vec<PromotionId>,
-    /// A promotion that leads to the order's shard.
-    pub promotion_id: Option<PromotionId>,
 }
 
 /// Which flows to read.
@@ -166,82 +151,6 @@ impl Service {
     /// Independent grabs, answered in their order.
     pub async fn grab_batch(&self, grabs: Vec<Grab>) -> Vec<Result<Granted, Refusal>> {
         join_all(grabs.into_iter().map(|grab| self.grab(grab))).await
-    }
-
-    /// Reads an order.
-    pub async fn get_order(
-        &self,
-        order_id: &OrderId,
-        promotion_id: Option<&PromotionId>,
-    ) -> Result<Order, Refusal> {
-        let deadline = self.deadline();
-        let command = Command::GetOrder {
-            order_id: order_id.clone(),
-        };
-        match promotion_id {
-            Some(promotion_id) => self.ask_home(promotion_id, command, deadline).await,
-            None => self
-                .find_order(order_id, deadline)
-                .await
-                .map(|(_, order)| order),
-        }
-        .map_err(as_read)
-    }
-
-    /// Confirms that an order was paid.
-    pub async fn confirm_order(
-        &self,
-        order_id: &OrderId,
-        promotion_id: Option<&PromotionId>,
-    ) -> Result<Order, Refusal> {
-        let deadline = self.deadline();
-        let command = Command::Confirm {
-            order_id: order_id.clone(),
-        };
-        if let Some(promotion_id) = promotion_id {
-            return self.ask_home(promotion_id, command, deadline).await;
-        }
-        let (shard, _) = self.find_order(order_id, deadline).await.map_err(as_read)?;
-        order_answer(self.ask(shard, command, deadline).await)
-    }
-
-    /// Gives an order back.
-    pub async fn cancel_order(&self, cancel: CancelOrder) -> Result<Order, Refusal> {
-        let deadline = self.deadline();
-        let command = |promotion_id: Option<PromotionId>| Command::Cancel {
-            order_id: cancel.order_id.clone(),
-            reason: cancel.reason,
-            refund: cancel.refund,
-            promotion_id,
-        };
-        match self.find_known(&cancel, deadline).await.map_err(as_read)? {
-            Some(shard) => order_answer(self.ask(shard, command(None), deadline).await),
-            None if cancel.promotion_ids.is_empty() => Err(Refusal::Rejected(Rejection {
-                code: Code::OrderNotFound,
-                promotion_id: None,
-            })),
-            None => {
-                let mut leads: Vec<&PromotionId> = Vec::new();
-                for promotion_id in &cancel.promotion_ids {
-                    if leads
-                        .iter()
-                        .all(|lead| shard_of(lead) != shard_of(promotion_id))
-                    {
-                        leads.push(promotion_id);
-                    }
-                }
-                let asked = leads
-                    .into_iter()
-                    .map(|lead| self.ask_home(lead, command(Some(lead.clone())), deadline));
-                let mut answers = join_all(asked).await;
-                // The first names home; a refusal of any other shard is one too.
-                answers.rotate_left(1);
-                answers
-                    .into_iter()
-                    .reduce(Result::and)
-                    .unwrap_or(Err(Refusal::Unavailable))
-            }
-        }
     }
 
     /// Creates, changes, stops, resumes, deletes or reads a promotion; whether it was created by this.
@@ -427,110 +336,6 @@ impl Service {
             .unwrap_or(Err(Refusal::OutcomeUnknown))
     }
 
-    /// Asks the shard of this promotion, or the one it says decides.
-    async fn ask_home(
-        &self,
-        promotion_id: &PromotionId,
-        command: Command,
-        deadline: Instant,
-    ) -> Result<Order, Refusal> {
-        let answer = self
-            .ask(shard_of(promotion_id), command.clone(), deadline)
-            .await;
-        if let Err(Refusal::Rejected(Rejection {
-            code: Code::NotHome,
-            promotion_id: Some(home),
-        })) = &answer
-        {
-            return order_answer(self.ask(shard_of(home), command, deadline).await);
-        }
-        order_answer(answer)
-    }
-
-    /// The one order of this id and the shard that decides about it. Every shard is asked.
-    async fn find_order(
-        &self,
-        order_id: &OrderId,
-        deadline: Instant,
-    ) -> Result<(ShardId, Order), Refusal> {
-        let command = Command::GetOrder {
-            order_id: order_id.clone(),
-        };
-        let asked = shards().map(|shard| {
-            let command = command.clone();
-            async move {
-                (
-                    shard,
-                    order_answer(self.ask(shard, command, deadline).await),
-                )
-            }
-        });
-        let mut known = Vec::new();
-        for (shard, answer) in join_all(asked).await {
-            match answer {
-                Ok(order) => known.push((shard, order)),
-                Err(Refusal::Rejected(_)) => {}
-                Err(refusal) => return Err(refusal),
-            }
-        }
-        // A tombstone gives way to the order itself.
-        let real = known
-            .iter()
-            .filter(|(_, order)| order.buyer.is_some())
-            .count();
-        known.retain(|(_, order)| real == 0 || order.buyer.is_some());
-        let code = match known.len() {
-            0 => Code::OrderNotFound,
-            2.. if real > 0 => Code::AmbiguousOrder,
-            _ => return Ok(known.swap_remove(0)),
-        };
-        Err(Refusal::Rejected(Rejection {
-            code,
-            promotion_id: None,
-        }))
-    }
-
-    /// The shard that decides about the order to cancel, if any shard knows it.
-    async fn find_known(
-        &self,
-        cancel: &CancelOrder,
-        deadline: Instant,
-    ) -> Result<Option<ShardId>, Refusal> {
-        let found = match &cancel.promotion_id {
-            None => self
-                .find_order(&cancel.order_id, deadline)
-                .await
-                .map(|(shard, _)| shard),
-            Some(promotion_id) => {
-                let shard = shard_of(promotion_id);
-                match self
-                    .ask(
-                        shard,
-                        Command::GetOrder {
-                            order_id: cancel.order_id.clone(),
-                        },
-                        deadline,
-                    )
-                    .await
-                {
-                    Ok(_) => Ok(shard),
-                    Err(Refusal::Rejected(Rejection {
-                        code: Code::NotHome,
-                        promotion_id: Some(home),
-                    })) => Ok(shard_of(&home)),
-                    Err(refusal) => Err(refusal),
-                }
-            }
-        };
-        match found {
-            Ok(shard) => Ok(Some(shard)),
-            Err(refusal) if is_code(&refusal, |code| matches!(code, Code::OrderNotFound)) => {
-                Ok(None)
-            }
-            Err(refusal) => Err(refusal),
-        }
-    }
-
     /// Puts every new configuration in force as soon as this node learns of it.
     fn follow_config(&self) {
         let mut versions = self.node.config_versions();
@@ -556,18 +361,11 @@ pub(crate) fn is_code(refusal: &Refusal, is: impl Fn(&Code) -> bool) -> bool {
 }
 
 /// A read whose answer did not come in time did nothing.
-fn as_read(refusal: Refusal) -> Refusal {
+pub(crate) fn as_read(refusal: Refusal) -> Refusal {
     if refusal == Refusal::OutcomeUnknown {
         Refusal::Unavailable
     } else {
         refusal
-    }
-}
-
-fn order_answer(answer: Result<Answer, Refusal>) -> Result<Order, Refusal> {
-    match answer? {
-        Answer::Order(order) => Ok(*order),
-        _ => Err(Refusal::OutcomeUnknown),
     }
 }
 
