@@ -122,6 +122,7 @@ impl SnapshotBuilder {
         {
             return Ok(());
         }
+        set_bad_aside(&self.snapshots, newest.as_ref().map(SnapshotReader::index))?;
         let mut from = self.log.first_index().unwrap_or(0);
         let mut folding = Folding::new();
         if let Some(mut reader) = newest {
@@ -148,6 +149,18 @@ impl SnapshotBuilder {
         tracing::info!(group, index, bytes, folded, orders, "snapshot written");
         Ok(())
     }
+}
+
+/// Renames the snapshots above the newest good one: they are bad, and must not count among those kept.
+fn set_bad_aside(snapshots: &SnapshotDir, newest_good: Option<u64>) -> io::Result<()> {
+    for bad in snapshots.list().map_err(io::Error::other)? {
+        if Some(bad.index) > newest_good {
+            let aside = bad.path.with_extension("bad");
+            tracing::warn!(from = %bad.path.display(), to = %aside.display(), "setting a damaged snapshot aside");
+            std::fs::rename(&bad.path, &aside)?;
+        }
+    }
+    Ok(())
 }
 
 /// Raft can replay only what is above the floor of its log. If no good snapshot reaches up to there,

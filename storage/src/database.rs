@@ -146,7 +146,8 @@ fn general_options(options: &Options) -> rocksdb::Options {
 fn on_message(level: LogLevel, message: &str) {
     match level {
         LogLevel::Error | LogLevel::Fatal => tracing::error!(message, "RocksDB"),
-        _ => tracing::info!(message, "RocksDB"),
+        LogLevel::Warn => tracing::info!(message, "RocksDB"),
+        _ => tracing::debug!(message, "RocksDB"),
     }
 }
 

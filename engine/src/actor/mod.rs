@@ -1,7 +1,7 @@
 //! The actor: the owner of one shard, as a pure state machine.
 //!
 //! Its host feeds it two streams. From the log come entries, in order, and word of how proposals
-//! ended ([`log`]); from clients come commands, a turn at a time ([`turn`]). Everything a turn accepts
+//! ended (`log`); from clients come commands, a turn at a time (`turn`). Everything a turn accepts
 //! becomes one batch, proposed as one log entry. The state thus runs ahead of the log by what is
 //! *pending*, and replies wait:
 //!
