@@ -1,8 +1,8 @@
 //! Replication: one Raft group per shard and one for the cluster's own state, on openraft.
 //!
 //! openraft stays behind this crate: nothing of it is seen outside. A grab passes through here four
-//! times: [`Mailbox`] takes it in, [`host`] lets the shard's actor decide it and proposes the turn's
-//! batch, [`log_store`] hands the entry to storage, and [`shard_machine`] brings it back to the actor
+//! times: [`Mailbox`] takes it in, `host` lets the shard's actor decide it and proposes the turn's
+//! batch, `log_store` hands the entry to storage, and `shard_machine` brings it back to the actor
 //! when it is committed.
 
 pub mod board;
