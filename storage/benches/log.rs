@@ -43,10 +43,7 @@ fn scratch(base: &Path) -> tempfile::TempDir {
 }
 
 fn open(dir: &Path, options: &Options) -> Store {
-    let identity = Identity {
-        cluster_id: "bench".into(),
-        node_id: 1,
-    };
+    let identity = Identity::new("bench", 1);
     Store::open(dir, &identity, options).expect("an empty directory on a disk with space")
 }
 

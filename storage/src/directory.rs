@@ -2,31 +2,39 @@
 //!
 //! ```text
 //! lock              locked (flock) while a process uses the directory
-//! identity.json     format version, cluster, node; its presence says that the directory is complete
+//! identity.json     format version, cluster, node, incarnation; its presence says that the directory is complete
 //! identity.json.new the same during creation only: nothing was ever acknowledged from such a directory
+//! identity.json.next the same with a new incarnation, until it takes the place of the old
 //! db/               RocksDB
 //! snapshots/<group>/<index>.snapshot
 //! ```
-//! Invariant: the lock is taken before anything is read that another process could be writing, and a directory that is refused is
-//! left as it was.
+//! Invariant: the lock is taken before anything is read that another process could be writing, a directory that is refused is
+//! left as it was, and its incarnation never goes down.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::OpenError;
+use crate::{IncarnationError, OpenError};
 
-/// The version of everything under a data directory that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u64 = 1;
+/// The version of everything under a data directory that this program writes, and the newest that it reads. Version 2 added the
+/// incarnation to the identity.
+pub const FORMAT_VERSION: u64 = 2;
+
+/// The incarnation of a new cluster, and of one whose directories were made before there were any.
+const FIRST_INCARNATION: u64 = 1;
 
 const LOCK: &str = "lock";
 pub(crate) const IDENTITY: &str = "identity.json";
 const IDENTITY_NEW: &str = "identity.json.new";
+/// Not the name used during creation: left behind beside a lost identity, it must not pass for a creation that may be begun again.
+const IDENTITY_NEXT: &str = "identity.json.next";
 const DATABASE: &str = "db";
 const SNAPSHOTS: &str = "snapshots";
 
@@ -35,16 +43,29 @@ const SNAPSHOTS: &str = "snapshots";
 const LOCK_PATIENCE: Duration = Duration::from_millis(300);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// Whose data a directory holds. Written when the directory is created, checked at every open.
+/// Whose data a directory holds. Written when the directory is created; cluster and node are checked at every open, and the
+/// directory's incarnation wins over the one given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster.
     pub cluster_id: String,
     /// The node in the cluster.
     pub node_id: u64,
+    /// Which life of the cluster this is, 1 for a new one: `recover` after the loss of a data centre begins the next one; nodes
+    /// of different incarnations refuse each other.
+    pub incarnation: u64,
 }
 
 impl Identity {
+    /// A node of a new cluster.
+    pub fn new(cluster_id: impl Into<String>, node_id: u64) -> Self {
+        Self {
+            cluster_id: cluster_id.into(),
+            node_id,
+            incarnation: FIRST_INCARNATION,
+        }
+    }
+
     /// Whose data the directory holds; `None` if it is absent, empty, or its creation was never finished.
     ///
     /// # Errors
@@ -69,12 +90,20 @@ struct IdentityFile {
     format: u64,
     cluster_id: String,
     node_id: u64,
+    /// Absent in version 1.
+    #[serde(default = "first_incarnation")]
+    incarnation: u64,
+}
+
+fn first_incarnation() -> u64 {
+    FIRST_INCARNATION
 }
 
 /// A data directory held by this process until it is dropped.
 pub(crate) struct Directory {
     root: PathBuf,
-    identity: Identity,
+    /// What is on disk. Held while a new incarnation is written, so that two at once cannot take it back.
+    identity: Mutex<Identity>,
     is_new: bool,
     _lock: File,
 }
@@ -96,16 +125,23 @@ impl Directory {
         let lock = lock(root, known == Known::Empty)?;
         // Another process may have created the directory between the first look and the lock.
         let known = recognise(root)?;
+        let is_new = known != Known::Complete;
+        let found = if is_new {
+            identity.clone()
+        } else {
+            let found = read_identity(root)?;
+            check_identity(root, &found, identity)?;
+            found
+        };
         let directory = Self {
             root: root.to_path_buf(),
-            identity: identity.clone(),
-            is_new: known != Known::Complete,
+            identity: Mutex::new(found),
+            is_new,
             _lock: lock,
         };
         if directory.is_new {
-            directory.begin_creation()?;
+            directory.begin_creation(identity)?;
         } else {
-            check_identity(root, &read_identity(root)?, identity)?;
             directory.check_database()?;
         }
         let snapshots = directory.snapshots();
@@ -134,7 +170,7 @@ impl Directory {
         let identity = read_identity(root)?;
         let directory = Self {
             root: root.to_path_buf(),
-            identity,
+            identity: Mutex::new(identity),
             is_new: false,
             _lock: lock,
         };
@@ -146,8 +182,40 @@ impl Directory {
         &self.root
     }
 
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Writes the identity anew with `incarnation`, durable on return. The same incarnation again is written again: an earlier
+    /// attempt may have failed after its rename.
+    pub(crate) fn set_incarnation(&self, incarnation: u64) -> Result<(), IncarnationError> {
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if incarnation < identity.incarnation {
+            return Err(IncarnationError::Backwards {
+                dir: self.root.clone(),
+                found: identity.incarnation,
+                given: incarnation,
+            });
+        }
+        let next = Identity {
+            incarnation,
+            ..identity.clone()
+        };
+        let mut replace = || -> io::Result<()> {
+            let unfinished = self.root.join(IDENTITY_NEXT);
+            write_identity(&unfinished, &next)?;
+            fs::rename(&unfinished, self.root.join(IDENTITY))?;
+            // From here on this is what an open finds, unless the power fails before the last step.
+            *identity = next.clone();
+            sync_directory(&self.root)
+        };
+        replace().map_err(|error| IncarnationError::Io {
+            path: self.root.join(IDENTITY),
+            source: error,
+        })
     }
 
     /// Whether this open creates the directory.
@@ -186,19 +254,10 @@ impl Directory {
         finish().map_err(|error| OpenError::from_io("writing", &identity, &error))
     }
 
-    fn begin_creation(&self) -> Result<(), OpenError> {
+    fn begin_creation(&self, identity: &Identity) -> Result<(), OpenError> {
         let path = self.root.join(IDENTITY_NEW);
-        let file = IdentityFile {
-            format: FORMAT_VERSION,
-            cluster_id: self.identity.cluster_id.clone(),
-            node_id: self.identity.node_id,
-        };
-        let text =
-            serde_json::to_string_pretty(&file).expect("plain fields always have a JSON form");
         let begin = || -> io::Result<()> {
-            let mut file = File::create(&path)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
+            write_identity(&path, identity)?;
             sync_directory(&self.root)?;
             // What an interrupted creation left: it was never opened for use.
             match fs::remove_dir_all(self.database()) {
@@ -293,6 +352,20 @@ fn lock(root: &Path, create: bool) -> Result<File, OpenError> {
     }
 }
 
+/// Writes `identity` to `path` and syncs the file; its name is not synced.
+fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
+    let file = IdentityFile {
+        format: FORMAT_VERSION,
+        cluster_id: identity.cluster_id.clone(),
+        node_id: identity.node_id,
+        incarnation: identity.incarnation,
+    };
+    let text = serde_json::to_string_pretty(&file).expect("plain fields always have a JSON form");
+    let mut file = File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
 fn read_identity(root: &Path) -> Result<Identity, OpenError> {
     #[derive(Deserialize)]
     struct Versioned {
@@ -322,6 +395,7 @@ fn read_identity(root: &Path) -> Result<Identity, OpenError> {
     Ok(Identity {
         cluster_id: file.cluster_id,
         node_id: file.node_id,
+        incarnation: file.incarnation,
     })
 }
 

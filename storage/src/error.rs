@@ -157,6 +157,38 @@ impl OpenError {
     }
 }
 
+/// Why a directory's incarnation was not set.
+#[derive(Debug, thiserror::Error)]
+pub enum IncarnationError {
+    /// The directory has lived on already; what it holds may be known only to the newer incarnation.
+    #[error(
+        "data directory {} is of incarnation {found}, it does not go back to {given}: nothing was changed; see which nodes belong to the cluster as it is now",
+        dir.display()
+    )]
+    Backwards {
+        /// The data directory.
+        dir: PathBuf,
+        /// The incarnation it has.
+        found: u64,
+        /// The incarnation given.
+        given: u64,
+    },
+    /// The store was opened offline, for reading.
+    #[error("data directory {} was opened offline, for reading: nothing was changed", dir.display())]
+    ReadOnly {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The file could not be replaced.
+    #[error("writing {}: {source}; the old incarnation or the new one is found at the next open: see to the disk and try again", path.display())]
+    Io {
+        /// The file of the identity.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
 /// Why something that should be on disk was not read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {

@@ -28,7 +28,7 @@ mod writer;
 
 pub use bytes::Bytes;
 pub use directory::{FORMAT_VERSION, Identity};
-pub use error::{OpenError, ReadError, SnapshotError, WriteError};
+pub use error::{IncarnationError, OpenError, ReadError, SnapshotError, WriteError};
 pub use log::GroupLog;
 pub use options::Options;
 pub use record::{GROUPS_MAX, GroupId};

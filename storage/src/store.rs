@@ -19,7 +19,8 @@ use crate::stats::Counters;
 use crate::wal_check;
 use crate::writer::{Operation, Writer};
 use crate::{
-    GROUPS_MAX, GroupId, GroupLog, Identity, OpenError, Options, ReadError, SnapshotDir, Stats,
+    GROUPS_MAX, GroupId, GroupLog, Identity, IncarnationError, OpenError, Options, ReadError,
+    SnapshotDir, Stats,
 };
 
 /// All that is durable on one node. Clones share it; the last one dropped closes it.
@@ -127,9 +128,23 @@ impl Store {
         }
     }
 
-    /// Whose data this is.
-    pub fn identity(&self) -> &Identity {
+    /// Whose data this is, with the incarnation that is on disk.
+    pub fn identity(&self) -> Identity {
         self.inner.core.directory.identity()
+    }
+
+    /// Lets the directory belong to `incarnation` from now on: durable on return, and after a crash in between it is the old one or
+    /// the new one. Blocks for a few syncs of small files.
+    ///
+    /// # Errors
+    /// If `incarnation` is below the directory's, the store was opened offline, or the file cannot be written.
+    pub fn set_incarnation(&self, incarnation: u64) -> Result<(), IncarnationError> {
+        if self.inner.read_only {
+            return Err(IncarnationError::ReadOnly {
+                dir: self.dir().to_path_buf(),
+            });
+        }
+        self.inner.core.directory.set_incarnation(incarnation)
     }
 
     /// The data directory.

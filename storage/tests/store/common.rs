@@ -11,10 +11,7 @@ use qiang_storage::{Bytes, Done, GroupId, GroupLog, Identity, Options, Store, Wr
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 pub fn identity() -> Identity {
-    Identity {
-        cluster_id: "sale-2026".into(),
-        node_id: 7,
-    }
+    Identity::new("sale-2026", 7)
 }
 
 /// Small files, so that little data goes through flushes, merges and recycled files.

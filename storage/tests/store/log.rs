@@ -28,7 +28,7 @@ fn reopening_finds_entries_votes_floors_and_committed_indexes_of_every_group() {
     store.close();
 
     let store = open(dir.path());
-    assert_eq!(store.identity(), &identity());
+    assert_eq!(store.identity(), identity());
     assert_eq!(
         store.groups().unwrap(),
         [GroupId(0), GroupId(3), GroupId(16)]
@@ -479,7 +479,7 @@ fn a_stopped_nodes_directory_can_be_read_but_not_written() {
 
     let before = crate::common::content(dir.path());
     let store = Store::open_offline(dir.path()).unwrap();
-    assert_eq!(store.identity(), &identity());
+    assert_eq!(store.identity(), identity());
     assert_eq!(store.groups().unwrap(), [GroupId(4)]);
     let handle = log(&store, 4);
     check(&handle, 0..300, 500);

@@ -9,6 +9,7 @@ mod common;
 mod corruption;
 mod crash_image;
 mod full_disk;
+mod incarnation;
 mod kill;
 mod log;
 mod model;
