@@ -4,10 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRecoveryMode, FlushOptions, InfoLogger, LogLevel, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, DBRecoveryMode, FlushOptions, InfoLogger, LogLevel, WriteBatch,
+    WriteOptions,
 };
 
+use crate::record::log_key;
 use crate::{GROUPS_MAX, GroupId, OpenError, Options};
 
 const META: &str = "meta";
@@ -79,6 +81,43 @@ impl Database {
         self.db.cf_handle(META).expect("opened with this family")
     }
 
+    /// Deletes the table files of `group` that hold nothing but entries below `index`, which must be forgotten already.
+    pub(crate) fn drop_files_below(
+        &self,
+        group: GroupId,
+        index: u64,
+    ) -> Result<(), rocksdb::Error> {
+        // The end is inclusive.
+        let (from, to) = (log_key(group, 0), log_key(group, index - 1));
+        self.db.delete_file_in_range_cf(self.log(group), from, to)
+    }
+
+    /// Keeps RocksDB from beginning to merge table files of `group`. To be called before the deletion of its entries is
+    /// written: it then stays above all of them, in memory or in a file that is never dropped as a whole, so that dropping
+    /// files cannot take it away from entries that a merge under way is just copying.
+    pub(crate) fn hold_merges(&self, group: GroupId) -> Result<Unmerged<'_>, rocksdb::Error> {
+        self.set_merges(group, false)?;
+        Ok(Unmerged {
+            database: self,
+            group,
+        })
+    }
+
+    fn set_merges(&self, group: GroupId, on: bool) -> Result<(), rocksdb::Error> {
+        let off = if on { "false" } else { "true" };
+        self.db
+            .set_options_cf(self.log(group), &[("disable_auto_compactions", off)])
+    }
+
+    /// Merges all table files of `group`, so that what was deleted gives its space back.
+    pub(crate) fn merge(&self, group: GroupId) {
+        let mut options = CompactOptions::default();
+        // Other groups' files go on being merged.
+        options.set_exclusive_manual_compaction(false);
+        self.db
+            .compact_range_cf_opt(self.log(group), None::<&[u8]>, None::<&[u8]>, &options);
+    }
+
     /// Fills two write-ahead files with `bytes` of padding each and retires them, so that from now on write-ahead files are
     /// overwritten in place. Padding enters no memtable and so no table file. Files of an earlier process are not reused by
     /// RocksDB, hence at every open.
@@ -109,6 +148,27 @@ impl Database {
                 .map_err(|error| fail(&error))?;
         }
         Ok(())
+    }
+}
+
+/// While it lives, no merge of the group's table files begins.
+pub(crate) struct Unmerged<'a> {
+    database: &'a Database,
+    group: GroupId,
+}
+
+impl Unmerged<'_> {
+    /// Deletes the group's table files but the newest, whose entries must all be deleted already.
+    pub(crate) fn drop_files(&self) -> Result<(), rocksdb::Error> {
+        self.database.drop_files_below(self.group, u64::MAX)
+    }
+}
+
+impl Drop for Unmerged<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.database.set_merges(self.group, true) {
+            tracing::warn!(group = self.group.0, %error, "table files are not merged until the next start");
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::database::Database;
 use crate::group::LogState;
 use crate::record::{
     Kind, gap_key, hex, log_key, meta_key, open, parse_index_and_marker, parse_log_key,
+    parse_meta_key,
 };
 use crate::tail::Tail;
 use crate::{GroupId, ReadError};
@@ -87,25 +88,21 @@ impl From<ReadError> for RunError {
     }
 }
 
-/// The groups that have a first entry, a floor, or a vote.
+/// The groups that have entries, a floor, or a committed index. A vote alone does not count: it outlives its group.
 pub(crate) fn groups(database: &Database) -> Result<Vec<GroupId>, ReadError> {
     let mut found = database.db().raw_iterator_cf(database.meta());
     let mut groups = Vec::new();
-    let mut from = 0_u16;
-    loop {
-        found.seek(from.to_be_bytes());
-        let Some(group) = found
-            .key()
-            .and_then(|key| key.first_chunk::<2>())
-            .map(|group| u16::from_be_bytes(*group))
-        else {
-            break;
-        };
-        if group >= crate::GROUPS_MAX {
+    found.seek(0_u16.to_be_bytes());
+    while let Some((group, kind)) = found.key().and_then(parse_meta_key) {
+        if group.0 >= crate::GROUPS_MAX {
             break;
         }
-        groups.push(GroupId(group));
-        from = group + 1;
+        if kind == Kind::Vote as u8 {
+            found.next();
+        } else {
+            groups.push(group);
+            found.seek((group.0 + 1).to_be_bytes());
+        }
     }
     found.status().map_err(|error| io(database, &error))?;
     Ok(groups)

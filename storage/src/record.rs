@@ -74,6 +74,12 @@ pub(crate) fn meta_key(group: GroupId, kind: Kind) -> [u8; 3] {
     [a, b, kind as u8]
 }
 
+/// The group and the number of the kind of a key beside the log, `None` if it is of no group.
+pub(crate) fn parse_meta_key(key: &[u8]) -> Option<(GroupId, u8)> {
+    let (group, rest) = key.split_first_chunk::<2>()?;
+    Some((GroupId(u16::from_be_bytes(*group)), *rest.first()?))
+}
+
 /// The key of a gap that begins at `first`.
 pub(crate) fn gap_key(group: GroupId, first: u64) -> [u8; 11] {
     let mut key = [0; 11];

@@ -140,6 +140,22 @@ impl SnapshotDir {
         self.keep_newest(0)
     }
 
+    /// Removes every snapshot file of the group, also damaged and unfinished ones, for the group has left this node: durable on
+    /// return. A snapshot that is being written meanwhile fails. After a crash in between some may be left.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn clear(&self) -> Result<(), SnapshotError> {
+        let clear = || -> io::Result<()> {
+            match fs::remove_dir_all(&self.dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            self.dir.parent().map_or(Ok(()), sync_directory)
+        };
+        clear().map_err(|error| SnapshotError::from_io("removing", &self.dir, error))
+    }
+
     /// Takes in a snapshot file that came from elsewhere (another replica, a backup): verifies it to its end, then moves it here, or copies
     /// it if `path` is on another file system. `path` is gone afterwards only if it was moved.
     ///

@@ -5,6 +5,7 @@
     reason = "in a test, and in what tests share, a panic is the report"
 )]
 
+mod clear;
 mod common;
 mod corruption;
 mod crash_image;

@@ -39,6 +39,9 @@ enum Step {
         group: u16,
         back: u64,
     },
+    Clear {
+        group: u16,
+    },
     Read {
         group: u16,
         from: u64,
@@ -58,6 +61,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (group.clone(), 0..20_u64).prop_map(|(group, back)| Step::Forget { group, back }),
         1 => (group.clone(), any::<u32>()).prop_map(|(group, vote)| Step::Vote { group, vote }),
         2 => (group.clone(), 0..6_u64).prop_map(|(group, back)| Step::Commit { group, back }),
+        1 => group.clone().prop_map(|group| Step::Clear { group }),
         4 => (group, 0..150_u64, 0..100_u64, 0..20_000_usize)
             .prop_map(|(group, from, length, bytes_max)| Step::Read { group, from, length, bytes_max }),
         1 => Just(Step::Reopen),
@@ -176,6 +180,15 @@ impl Pair {
                     model.committed = Some(index);
                     self.log(group).save_committed(index, Bytes::from("c"));
                 }
+            }
+            Step::Clear { group } => {
+                let model = &mut self.models[usize::from(group)];
+                *model = Model {
+                    vote: model.vote.take(),
+                    ..Model::default()
+                };
+                self.log(group).clear().unwrap();
+                assert!(self.log(group).is_empty());
             }
             Step::Read {
                 group,

@@ -199,3 +199,29 @@ fn an_imported_snapshot_is_verified_and_of_the_right_group() {
     );
     assert!(read(&mut to.newest_good().unwrap().unwrap()) == content());
 }
+
+#[test]
+fn clearing_removes_every_file_of_the_group_and_of_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (snapshots, other) = (store.snapshots(GroupId(3)), store.snapshots(GroupId(4)));
+    snapshots.clear().unwrap();
+    for index in [7, 8] {
+        write(&snapshots, index, b"", &content());
+        write(&other, index, b"", &content());
+    }
+    let damaged = snapshots.list().unwrap()[0].path.with_extension("bad");
+    fs::write(&damaged, "set aside").unwrap();
+    let mut unfinished = snapshots.create(9, b"").unwrap();
+    unfinished.write_all(&content()).unwrap();
+    snapshots.clear().unwrap();
+    assert!(!damaged.parent().unwrap().exists());
+    assert!(
+        unfinished.finish().is_err(),
+        "it belonged to what was cleared"
+    );
+    assert!(snapshots.list().unwrap().is_empty());
+    assert_eq!(indexes(&other), [7, 8]);
+    write(&snapshots, 2, b"", &content());
+    assert_eq!(indexes(&snapshots), [2]);
+}

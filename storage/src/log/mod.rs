@@ -3,16 +3,17 @@
 //! Invariant: what a call returns from is visible to readers at once, and reaches the disk in the order of the calls. One task should
 //! own a group's changes; readers may be many.
 
+mod forget;
+
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use crossbeam::channel;
 
 use crate::group::{Group, LogState};
 use crate::reader::{self, RunError};
-use crate::record::{Kind, gap_key, index_and_marker, log_key, meta_key};
+use crate::record::{Kind, gap_key, index_and_marker, meta_key};
 use crate::store::Inner;
 use crate::writer::{Done, Edit, Operation};
 use crate::{GroupId, ReadError, WriteError};
@@ -157,6 +158,13 @@ impl GroupLog {
         self.group.state().floor.clone()
     }
 
+    /// Whether nothing is held but perhaps a vote: no entry, no floor, no committed index. So is a log never written, and a
+    /// cleared one.
+    pub fn is_empty(&self) -> bool {
+        let state = self.group.state();
+        state.end.is_none() && state.committed.is_none()
+    }
+
     /// The first flow physically present; retention moves it.
     pub fn first_index(&self) -> Option<u64> {
         self.group.state().first
@@ -257,48 +265,6 @@ impl GroupLog {
     /// The committed index as last saved.
     pub fn committed(&self) -> Option<(u64, Bytes)> {
         self.group.state().committed.clone()
-    }
-
-    /// Retention: forgets the flows below `index`. They are gone for every reader at once; table files
-    /// that hold nothing else are deleted, and what lies in a file with later flows goes with that
-    /// file. Nothing is written but the new first index: a deletion of every entry would have RocksDB
-    /// rewrite the group's log. Blocks until it is durable: call it from a background thread.
-    ///
-    /// # Errors
-    /// If `index` is above the floor (Raft may still need what is there), or the write fails.
-    pub fn forget_below(&self, index: u64) -> Result<(), WriteError> {
-        self.writable()?;
-        let id = self.group.id;
-        let (sender, receiver) = channel::bounded(1);
-        {
-            let _order = self.group.ordered();
-            let mut state = self.group.state();
-            if index > state.raft_first() {
-                return Err(self.across_floor("forgetting below", index, &state));
-            }
-            if state.first.is_none_or(|first| first >= index) {
-                return Ok(());
-            }
-            let edits = forget(&mut state, id, index);
-            drop(state);
-            let done = Box::new(move |result| {
-                // Nobody listens any more only if the caller's thread is gone.
-                let _ = sender.send(result);
-            });
-            self.submit_change(edits, None, Some(done));
-        }
-        receiver.recv().map_err(|_| WriteError::Closed)??;
-        let database = &self.inner.core.database;
-        // The end is inclusive.
-        let (from, to) = (log_key(id, 0), log_key(id, index - 1));
-        if let Err(error) = database
-            .db()
-            .delete_file_in_range_cf(database.log(id), from, to)
-        {
-            // They are forgotten already; their space comes back with the next call.
-            tracing::warn!(group = id.0, %error, "table files of forgotten flows could not be dropped at once");
-        }
-        Ok(())
     }
 
     fn across_floor(&self, action: &'static str, index: u64, state: &LogState) -> WriteError {
@@ -410,22 +376,6 @@ fn skip_to(state: &mut LogState, id: GroupId, end: u64, edits: &mut Vec<Edit>) {
     state.tail.skip_to(end);
     state.vouched_end = end;
     state.epoch += 1;
-}
-
-/// Removes the flows below `index` from the state and says what that changes on disk.
-fn forget(state: &mut LogState, id: GroupId, index: u64) -> Vec<Edit> {
-    let mut edits = Vec::new();
-    for gap in state.gaps.extract_if(.., |gap| gap.0 <= index) {
-        edits.push(Edit::Delete {
-            key: gap_key(id, gap.0).to_vec(),
-        });
-        // What follows a gap becomes the first flow, when nothing before the gap is left.
-        state.first = Some(index.max(gap.1 + 1));
-    }
-    let first = state.first.map_or(index, |first| first.max(index));
-    state.first = Some(first).filter(|first| state.end.is_some_and(|end| *first < end));
-    edits.push(put_first(id, first));
-    edits
 }
 
 /// Says on disk where the flows begin. Once a log has a floor this is never taken back, only moved up,
