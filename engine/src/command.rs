@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{OrderId, Pin, PromotionId, TryId, UnixMs};
 use crate::order::{GrantedItem, Items, Order, ReturnReason};
 use crate::promotion::{
@@ -10,7 +12,7 @@ use crate::promotion::{
 };
 
 /// One grab: all items or none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grab {
     /// The order; the same id with the same content is the same grab.
     pub order_id: OrderId,
@@ -50,7 +52,7 @@ pub fn sum_items(
 }
 
 /// A cart's part for one shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TryGrab {
     /// The grab with only this shard's items.
     pub grab: Grab,
@@ -63,7 +65,7 @@ pub struct TryGrab {
 }
 
 /// The role of the shard that is asked to try.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TryRole {
     /// It is home: the whole order's items, in the order given.
     Home {
@@ -78,7 +80,7 @@ pub enum TryRole {
 }
 
 /// What home says about a try or an order, and what its guests follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CartOutcome {
     /// Home still waits for the other shards.
     Undecided,
@@ -99,7 +101,7 @@ pub enum CartOutcome {
 }
 
 /// A change of a promotion; absent members stay as they are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PromotionChange {
     /// Units to add; negative takes away, down to −remaining.
     pub add_quantity: Option<i64>,
@@ -120,7 +122,7 @@ pub struct PromotionChange {
 }
 
 /// Everything a shard can be asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Grab, all items being on this shard.
     Grab(Grab),
@@ -234,7 +236,7 @@ pub enum Command {
 }
 
 /// What a grant says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Granted {
     /// The order.
     pub order_id: OrderId,
@@ -247,7 +249,7 @@ pub struct Granted {
 }
 
 /// What a shard answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The grab, or the try, was granted.
     Granted(Granted),
@@ -269,7 +271,7 @@ pub enum Answer {
 }
 
 /// A refusal by a rule of the business.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// Which rule.
     pub code: Code,
@@ -278,7 +280,7 @@ pub struct Rejection {
 }
 
 /// Which rule refused. For grabs the variants down to `SoldOut` stand in the order of the checks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Code {
     /// There is no such promotion.
     PromotionNotFound,
@@ -340,7 +342,7 @@ pub enum Code {
 }
 
 /// Why a command was not answered with what it asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// A rule of the business says no.
     Rejected(Rejection),
@@ -350,4 +352,22 @@ pub enum Refusal {
     Unavailable,
     /// The command was sent for commit and its outcome is not known.
     OutcomeUnknown,
+}
+
+impl Command {
+    /// Whether it changes nothing.
+    pub fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Command::GetOrder { .. }
+                | Command::GetPromotion { .. }
+                | Command::ListPromotions { .. }
+        )
+    }
+
+    /// Whether doing it twice is the same as doing it once. All but one name what they bring about:
+    /// an order, a try, a promotion; a change of a promotion may add units each time.
+    pub fn may_repeat(&self) -> bool {
+        !matches!(self, Command::ChangePromotion { .. })
+    }
 }

@@ -275,7 +275,7 @@ impl Promotion {
 
 /// A promotion as readers see it: with the attempts of the present window, which are the leader's
 /// soft state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromotionView {
     /// The promotion.
     pub promotion: Promotion,

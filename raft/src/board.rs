@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use fxhash::FxBuildHasher;
-use qiang_engine::PromotionId;
 use qiang_engine::promotion::Promotion;
+use qiang_engine::routing::shard_of;
+use qiang_engine::{PromotionId, ShardId};
 
 /// The committed counters of all promotions of this node's shards.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +20,11 @@ impl Board {
     /// Shows a promotion as it is committed.
     pub fn publish(&self, promotion: Promotion) {
         self.promotions.insert(promotion.id.clone(), promotion);
+    }
+
+    /// Takes away what a shard has shown: it has no replica here any more, or begins from nothing.
+    pub fn forget(&self, shard: ShardId) {
+        self.promotions.retain(|id, _| shard_of(id) != shard);
     }
 
     /// A promotion as it was last committed.

@@ -4,13 +4,17 @@
 //! the last one misses none and sees none twice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use qiang_engine::{Batch, Record, ShardId};
+use qiang_engine::{Batch, OrderId, PromotionId, Record, ShardId};
 use qiang_storage::GroupLog;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use crate::group::ShardGroup;
 use crate::types::batch_in;
+use crate::world::blocking;
 
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -20,8 +24,34 @@ const POSITION_BITS: u32 = 16;
 
 const _: () = assert!(qiang_engine::limits::BATCH_RECORDS_MAX * 2 < 1 << POSITION_BITS);
 
+/// Which flows to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowQuery {
+    /// Of which shard.
+    pub shard: ShardId,
+    /// After which cursor; 0 from the oldest.
+    pub after: u64,
+    /// How many at most.
+    pub limit: usize,
+    /// How long to wait for the first.
+    pub wait: Duration,
+    /// Only those that concern this promotion.
+    pub promotion_id: Option<PromotionId>,
+    /// Only those that concern this order.
+    pub order_id: Option<OrderId>,
+}
+
+impl FlowQuery {
+    fn wants(&self, record: &Record) -> bool {
+        let promotion = self.promotion_id.as_ref();
+        let order = self.order_id.as_ref();
+        promotion.is_none_or(|id| record.concerns_promotion(id))
+            && order.is_none_or(|id| record.concerns_order(id))
+    }
+}
+
 /// One committed change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
     /// Its place in the shard's flows.
     pub cursor: u64,
@@ -34,7 +64,7 @@ pub struct Flow {
 }
 
 /// Why flows could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum FlowError {
     /// What follows the cursor was deleted by retention.
     #[error(
@@ -108,8 +138,31 @@ impl FlowReader {
         Ok(flows)
     }
 
-    /// Tells of every advance of the log; subscribe before reading, so that none is missed.
-    pub fn advances(&self) -> watch::Receiver<u64> {
+    /// Flows as asked for; waits for the first while there is none, unless `stop` says so.
+    pub async fn query(
+        &self,
+        query: FlowQuery,
+        stop: impl Fn() -> bool,
+    ) -> Result<Vec<Flow>, FlowError> {
+        let until = Instant::now() + query.wait;
+        // Subscribed before the first look, so that no advance is missed.
+        let mut advances = self.advances();
+        let query = Arc::new(query);
+        loop {
+            advances.mark_unchanged();
+            let (reader, asked) = (self.clone(), query.clone());
+            let read = move || reader.read(asked.after, asked.limit, |record| asked.wants(record));
+            let flows = blocking(read).await;
+            let flows = flows.map_err(|error| FlowError::Storage(error.to_string()))??;
+            let waiting = flows.is_empty() && !stop();
+            if !waiting || !matches!(timeout_at(until, advances.changed()).await, Ok(Ok(()))) {
+                return Ok(flows);
+            }
+        }
+    }
+
+    /// Tells of every advance of the log.
+    fn advances(&self) -> watch::Receiver<u64> {
         self.group.applied.subscribe()
     }
 

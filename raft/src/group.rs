@@ -1,7 +1,7 @@
 //! What the parts of one shard's group share: its Raft instance and what its actor shows others.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use openraft::Instant;
@@ -20,26 +20,36 @@ pub type ShardRaft = Raft<TypeConfig, ShardMachine>;
 pub struct ShardGroup {
     pub shard: ShardId,
     pub mailbox: Mailbox,
-    /// Set once the group is started.
-    pub raft: OnceLock<ShardRaft>,
+    /// Present while the group runs on this node.
+    raft: RwLock<Option<ShardRaft>>,
+    /// Set while the leadership is being handed over: commands wait, nothing new is decided.
+    pub paused: AtomicBool,
     /// Log index up to which the actor has taken committed entries.
     pub applied: watch::Sender<u64>,
     /// Log indexes of void batches, ascending.
     pub voids: RwLock<Vec<u64>>,
     /// Why the shard was stopped, if it was.
-    pub stopped: OnceLock<String>,
+    stopped: RwLock<Option<String>>,
     pub deciding: AtomicBool,
     pub pending: AtomicUsize,
     pub orders: AtomicU64,
     /// Bytes of entries applied since the process started.
     pub log_bytes: Arc<AtomicU64>,
+    /// What `log_bytes` was at the last snapshot.
+    pub snapshot_bytes: AtomicU64,
 }
 
 /// One group as operators see it.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GroupStatus {
     /// The shard's number, or `meta`.
     pub group: String,
+    /// Whether the group runs on this node.
+    pub hosted: bool,
+    /// Nodes that vote in it, as this node knows them, ascending.
+    pub voters: Vec<u64>,
+    /// Nodes that only listen, ascending.
+    pub learners: Vec<u64>,
     /// The node that leads, if one is known.
     pub leader: Option<u64>,
     /// The Raft term.
@@ -69,15 +79,44 @@ impl ShardGroup {
         ShardGroup {
             shard,
             mailbox,
-            raft: OnceLock::new(),
+            raft: RwLock::default(),
+            paused: AtomicBool::new(false),
             applied: watch::Sender::new(0),
             voids: RwLock::default(),
-            stopped: OnceLock::new(),
+            stopped: RwLock::default(),
             deciding: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             orders: AtomicU64::new(0),
             log_bytes: Arc::default(),
+            snapshot_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// The group's Raft instance, while it runs on this node.
+    pub fn raft(&self) -> Option<ShardRaft> {
+        let raft = self.raft.read().unwrap_or_else(PoisonError::into_inner);
+        raft.clone()
+    }
+
+    /// Puts a started instance in its place, or takes it away.
+    pub fn set_raft(&self, raft: Option<ShardRaft>) -> Option<ShardRaft> {
+        let mut present = self.raft.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut present, raft)
+    }
+
+    /// Why the shard was stopped, if it was.
+    pub fn stopped(&self) -> Option<String> {
+        let stopped = self.stopped.read().unwrap_or_else(PoisonError::into_inner);
+        stopped.clone()
+    }
+
+    /// Says why the shard was stopped; only the first reason is kept. `None` when it begins anew.
+    pub fn set_stopped(&self, why: Option<String>) {
+        let mut stopped = self.stopped.write().unwrap_or_else(PoisonError::into_inner);
+        *stopped = match why {
+            Some(why) => stopped.take().or(Some(why)),
+            None => None,
+        };
     }
 
     /// Whether the log says that the entry at `index` is void.
@@ -90,8 +129,8 @@ impl ShardGroup {
     }
 
     pub fn status(&self, lease: Duration) -> GroupStatus {
-        let mut status = match self.raft.get() {
-            Some(raft) => raft_status(raft, lease),
+        let mut status = match self.raft() {
+            Some(raft) => raft_status(&raft, lease),
             None => GroupStatus::unknown(),
         };
         status.group = self.shard.to_string();
@@ -100,7 +139,7 @@ impl ShardGroup {
         status.pending_entries = self.pending.load(Ordering::Relaxed);
         status.mailbox_depth = self.mailbox.depth();
         status.orders = self.orders.load(Ordering::Relaxed);
-        status.stopped = self.stopped.get().cloned();
+        status.stopped = self.stopped().or(status.stopped);
         status
     }
 }
@@ -110,6 +149,9 @@ impl GroupStatus {
     pub fn unknown() -> Self {
         GroupStatus {
             group: String::new(),
+            hosted: false,
+            voters: Vec::new(),
+            learners: Vec::new(),
             leader: None,
             term: 0,
             last_index: 0,
@@ -134,6 +176,13 @@ where
     let metrics = receiver.borrow_watched();
     let leads = metrics.current_leader == Some(metrics.id);
     GroupStatus {
+        hosted: true,
+        voters: metrics.membership_config.voter_ids().collect(),
+        learners: metrics
+            .membership_config
+            .membership()
+            .learner_ids()
+            .collect(),
         leader: metrics.current_leader,
         term: metrics.current_term,
         last_index: metrics.last_log_index.unwrap_or(0),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam::sync::Parker;
@@ -16,21 +16,25 @@ use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use qiang_engine::actor::{Actor, Effect, Fatal};
 use qiang_engine::shard::Moment;
-use qiang_engine::{Refusal, Replica, Tag, UnixMs};
+use qiang_engine::{Refusal, Replica, Tag};
+use rand::RngExt;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use crate::board::Board;
 use crate::group::{ShardGroup, has_lease};
 use crate::mailbox::{LogEvent, Reply};
 use crate::node::{CourierJob, PolicyCell};
 use crate::types::{LogId, OnEnd, Payload, TypeConfig};
+use crate::world::{Clock, Random, random_u64};
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
 const ROUND_EVENTS_MAX: usize = 1024;
 
-/// How long a thread sleeps at most: deadlines are looked at this often.
-const SLEEP_MAX: Duration = Duration::from_millis(20);
+/// How long a thread sleeps at most: deadlines are looked at this often, and a tenth of a second is
+/// little beside the second that they are promised within.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
 
 /// How often an actor looks at ends of promotions, retention and guests to be told.
 const CHORES_INTERVAL: Duration = Duration::from_millis(200);
@@ -47,6 +51,8 @@ pub struct Surroundings {
     pub runtime: Handle,
     /// How long a quorum's answer is trusted.
     pub lease: Duration,
+    /// The time that decisions are made by.
+    pub clock: Clock,
 }
 
 /// An actor in its place: with its mailbox, its group and the node around it.
@@ -90,6 +96,25 @@ pub fn run_seats(mut seats: Vec<Seat>, parker: &Parker, stop: &AtomicBool) {
     }
 }
 
+/// The same in a task, for a simulation, whose only thread nobody may keep.
+pub async fn run_seats_in_task(mut seats: Vec<Seat>, wake: Arc<Notify>, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Acquire) {
+        let mut busy = false;
+        for seat in &mut seats {
+            busy |= seat.run_round();
+        }
+        if busy {
+            tokio::task::yield_now().await;
+        } else {
+            // Whether woken or not, it looks around.
+            let _ = tokio::time::timeout(SLEEP_MAX, wake.notified()).await;
+        }
+    }
+    for seat in &mut seats {
+        seat.give_up();
+    }
+}
+
 /// Ends the process when its thread panics. A panic in an actor is a bug that leaves its shard, and all
 /// others of the thread, in a state that cannot be trusted; a restart recovers them from their flows.
 struct AbortOnPanic;
@@ -105,21 +130,13 @@ impl Drop for AbortOnPanic {
     }
 }
 
-/// The wall clock.
-pub fn wall_clock() -> UnixMs {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMs(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Seat {
     pub fn new(group: Arc<ShardGroup>, around: Surroundings) -> Self {
         let now = Instant::now();
         Seat {
             group,
             around,
-            actor: Some(Actor::new(Replica::new(rand::random()), 0)),
+            actor: Some(new_actor()),
             leadership: None,
             effects: Vec::new(),
             chores_at: now,
@@ -130,7 +147,7 @@ impl Seat {
     /// One round; whether there was anything to do.
     fn run_round(&mut self) -> bool {
         let Some(actor) = self.actor.take() else {
-            return self.refuse_all();
+            return self.wait_for_reset();
         };
         let mut actor = actor;
         match self.run_actor(&mut actor) {
@@ -147,7 +164,8 @@ impl Seat {
 
     fn run_actor(&mut self, actor: &mut Actor<Reply>) -> Result<bool, StopReason> {
         let heard = self.hear_log(actor)?;
-        let worked = if actor.ready() {
+        let paused = self.group.paused.load(Ordering::Acquire);
+        let worked = if actor.ready() && !paused {
             self.run_turn(actor)?
         } else if actor.deciding() {
             false
@@ -161,7 +179,7 @@ impl Seat {
         self.show(actor);
         self.act();
         // With its window full an actor sleeps until the log speaks.
-        let waits = actor.ready() && !self.group.mailbox.idle();
+        let waits = actor.ready() && !paused && !self.group.mailbox.idle();
         Ok(heard || worked || acted || waits)
     }
 
@@ -180,9 +198,35 @@ impl Seat {
                 LogEvent::Snapshot { index, replica } => actor.handle_snapshot(index, *replica)?,
                 LogEvent::Refused { tag } => actor.handle_refused(tag)?,
                 LogEvent::Unknown { tag } => actor.handle_unknown(tag),
+                LogEvent::Reset => self.begin_anew(actor),
             }
         }
         Ok(heard)
+    }
+
+    /// The group was stopped on this node: whoever waits learns that the outcome is unknown, and the
+    /// actor begins from nothing.
+    fn begin_anew(&mut self, actor: &mut Actor<Reply>) {
+        let old = std::mem::replace(actor, new_actor());
+        self.effects.extend(old.abandon());
+        self.leadership = None;
+        self.group.set_stopped(None);
+        self.around.board.forget(self.group.shard);
+    }
+
+    /// After a fault: commands are refused and the log is not heard, until the group begins anew.
+    fn wait_for_reset(&mut self) -> bool {
+        let mut any = refuse_waiting(&self.group);
+        while let Some(event) = self.group.mailbox.take_log() {
+            any = true;
+            if matches!(event, LogEvent::Reset) {
+                let mut actor = new_actor();
+                self.begin_anew(&mut actor);
+                self.actor = Some(actor);
+                break;
+            }
+        }
+        any
     }
 
     /// A blank entry of this node's own leadership begins a stint. A further one of the same leadership,
@@ -199,13 +243,13 @@ impl Seat {
             return Ok(());
         }
         self.leadership = leader;
-        actor.handle_blank(index, leader.map(|_| rand::random_range(1..=u64::MAX)))
+        actor.handle_blank(index, leader.map(|_| Random.random_range(1..=u64::MAX)))
     }
 
     /// Decides what waits.
     fn run_turn(&mut self, actor: &mut Actor<Reply>) -> Result<bool, Fatal> {
         let policy = self.around.policy.get();
-        let now = wall_clock();
+        let now = self.around.clock.now();
         let moment = Moment {
             now,
             default_rate: policy.default_rate,
@@ -231,15 +275,14 @@ impl Seat {
 
     fn has_lease(&self) -> bool {
         self.group
-            .raft
-            .get()
+            .raft()
             .is_some_and(|raft| has_lease(&raft.metrics().borrow_watched(), self.around.lease))
     }
 
     /// A leader that may not decide asks for a blank entry, from which on it may: after a refused or
     /// lost proposal no election need come.
     fn seek_stint(&mut self) -> Result<(), StopReason> {
-        let Some(raft) = self.group.raft.get() else {
+        let Some(raft) = self.group.raft() else {
             return Ok(());
         };
         if let Err(fatal) = &raft.metrics().borrow_watched().running_state {
@@ -255,7 +298,6 @@ impl Seat {
         if !leads {
             return Ok(());
         }
-        let raft = raft.clone();
         self.around.runtime.spawn(async move {
             if let Err(error) = raft.write_blank().await {
                 tracing::debug!(%error, "a blank entry was not written");
@@ -312,7 +354,7 @@ impl Seat {
             },
         );
         let refused = || self.group.mailbox.push_log(LogEvent::Refused { tag });
-        let (Some(raft), Some(leadership)) = (self.group.raft.get(), self.leadership) else {
+        let (Some(raft), Some(leadership)) = (self.group.raft(), self.leadership) else {
             return refused();
         };
         let write = raft
@@ -362,12 +404,11 @@ impl Seat {
             why,
             "shard stopped: restart the node to recover it from its flows"
         );
-        // Only the first reason is kept.
-        let _ = self.group.stopped.set(why.to_owned());
+        self.group.set_stopped(Some(why.to_owned()));
         self.effects = actor.abandon();
         self.act();
         self.group.deciding.store(false, Ordering::Relaxed);
-        if let Some(raft) = self.group.raft.get().cloned() {
+        if let Some(raft) = self.group.raft() {
             self.around
                 .runtime
                 .spawn(async move { raft.shutdown().await });
@@ -390,6 +431,10 @@ impl Seat {
         }
         any
     }
+}
+
+fn new_actor() -> Actor<Reply> {
+    Actor::new(Replica::new(random_u64()), 0)
 }
 
 /// Answers `unavailable` to every command that waits.

@@ -8,7 +8,7 @@ use qiang_engine::promotion::Terms;
 use qiang_engine::{Command, PromotionId, Replica, ShardId, UnixMs};
 
 use super::*;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, Wake};
 use crate::node::Policy;
 
 fn seat() -> Seat {
@@ -24,8 +24,9 @@ fn seat() -> Seat {
         courier: mpsc::channel(1).0,
         runtime: Handle::current(),
         lease: Duration::ZERO,
+        clock: Clock::default(),
     };
-    let mailbox = Mailbox::new(Parker::new().unparker().clone());
+    let mailbox = Mailbox::new(Wake::Thread(Parker::new().unparker().clone()));
     Seat::new(Arc::new(ShardGroup::new(ShardId(0), mailbox)), around)
 }
 

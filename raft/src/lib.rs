@@ -1,13 +1,16 @@
 //! Replication: one Raft group per shard and one for the cluster's own state, on openraft.
 //!
 //! openraft stays behind this crate: nothing of it is seen outside. A grab passes through here four
-//! times: [`Mailbox`] takes it in, `host` lets the shard's actor decide it and proposes the turn's
+//! times: `router` brings it to its shard's leader, `host` lets the shard's actor decide it and proposes the turn's
 //! batch, `log_store` hands the entry to storage, and `shard_machine` brings it back to the actor
 //! when it is committed.
 
+mod answers;
 pub mod board;
+pub mod cluster;
 pub mod flows;
 mod group;
+mod groups;
 mod host;
 mod keeper;
 mod log_store;
@@ -16,18 +19,29 @@ mod meta;
 mod network;
 mod node;
 pub mod offline;
+mod operate;
+pub mod peer;
+pub mod placement;
+mod reconcile;
+mod recover;
+mod router;
+mod rpc;
 mod shard_machine;
 mod snapshot;
 mod start;
 #[cfg(test)]
 mod storage_suite;
 mod types;
+pub mod world;
 
 pub use board::Board;
-pub use flows::{Flow, FlowError};
+pub use cluster::{Cluster, ClusterChange, ClusterRefusal};
+pub use flows::{Flow, FlowError, FlowQuery};
 pub use group::GroupStatus;
-pub use host::wall_clock;
-pub use mailbox::{Mailbox, Reply};
-pub use meta::{ConfigRefusal, ConfigVersion};
-pub use node::{CourierJob, Node, NodeOptions, Policy, StartError};
+pub use meta::{ConfigRefusal, ConfigVersion, MetaState};
+pub use node::{Begin, CourierJob, Node, NodeOptions, Policy, StartError, Timing, World};
+pub use operate::Stale;
+pub use recover::{RecoverError, Recovered};
+pub use rpc::{MetaAnswer, NodeReport};
 pub use types::NodeInfo;
+pub use world::wall_clock;

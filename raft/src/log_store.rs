@@ -37,6 +37,28 @@ impl LogStore {
             .transpose()
     }
 
+    /// The last entry, or where a snapshot has taken the place of all.
+    pub fn last(&self) -> io::Result<Option<LogId>> {
+        let Some(index) = self.log.last_index() else {
+            return self.floor();
+        };
+        let values = self
+            .log
+            .read(index, index + 1, 1)
+            .map_err(io::Error::other)?;
+        let value = values
+            .first()
+            .ok_or_else(|| io::Error::other(format!("log entry {index} is missing")))?;
+        Ok(Some(decode_log_id(index, value)?))
+    }
+
+    /// The vote as last saved.
+    pub fn vote(&self) -> io::Result<Option<VoteOf<TypeConfig>>> {
+        let vote = self.log.vote();
+        vote.map(|vote| decode("the stored vote", &vote))
+            .transpose()
+    }
+
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let values = self
             .log
@@ -110,10 +132,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig>>, io::Error> {
-        self.log
-            .vote()
-            .map(|vote| decode("the stored vote", &vote))
-            .transpose()
+        self.vote()
     }
 }
 
@@ -121,20 +140,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
-        let purged = self.floor()?;
-        let last = match self.log.last_index() {
-            None => purged,
-            Some(index) => {
-                let values = self
-                    .log
-                    .read(index, index + 1, 1)
-                    .map_err(io::Error::other)?;
-                let value = values
-                    .first()
-                    .ok_or_else(|| io::Error::other(format!("log entry {index} is missing")))?;
-                Some(decode_log_id(index, value)?)
-            }
-        };
+        let (purged, last) = (self.floor()?, self.last()?);
         Ok(LogState {
             last_purged_log_id: purged,
             last_log_id: last,

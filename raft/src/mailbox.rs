@@ -63,6 +63,25 @@ pub enum LogEvent {
     Refused { tag: Tag },
     /// A proposal's outcome is not known.
     Unknown { tag: Tag },
+    /// The group was stopped on this node: what comes next begins from nothing.
+    Reset,
+}
+
+/// How an actor that sleeps is woken: it lives on a thread, or, in a simulation, in a task.
+pub enum Wake {
+    /// The thread.
+    Thread(Unparker),
+    /// The task.
+    Task(Arc<Notify>),
+}
+
+impl Wake {
+    fn wake(&self) {
+        match self {
+            Wake::Thread(unparker) => unparker.unpark(),
+            Wake::Task(notify) => notify.notify_one(),
+        }
+    }
 }
 
 struct Inner {
@@ -71,7 +90,7 @@ struct Inner {
     log: SegQueue<LogEvent>,
     log_waiting: AtomicUsize,
     log_drained: Notify,
-    unparker: Unparker,
+    wake: Wake,
 }
 
 /// A handle to one actor's mailbox.
@@ -79,14 +98,14 @@ struct Inner {
 pub struct Mailbox(Arc<Inner>);
 
 impl Mailbox {
-    pub(crate) fn new(unparker: Unparker) -> Self {
+    pub(crate) fn new(wake: Wake) -> Self {
         Mailbox(Arc::new(Inner {
             commands: SegQueue::new(),
             commands_waiting: AtomicUsize::new(0),
             log: SegQueue::new(),
             log_waiting: AtomicUsize::new(0),
             log_drained: Notify::new(),
-            unparker,
+            wake,
         }))
     }
 
@@ -97,7 +116,7 @@ impl Mailbox {
             return reply.send(Err(Refusal::Overloaded));
         }
         self.0.commands.push((command, reply));
-        self.0.unparker.unpark();
+        self.0.wake.wake();
     }
 
     /// Hands a command over and waits for its answer.
@@ -105,6 +124,11 @@ impl Mailbox {
         let (reply, answer) = Reply::slot();
         self.send(command, reply);
         answer.await.unwrap_or(Err(Refusal::OutcomeUnknown))
+    }
+
+    /// Has the actor look around now.
+    pub(crate) fn wake(&self) {
+        self.0.wake.wake();
     }
 
     /// Commands that wait.
@@ -123,7 +147,7 @@ impl Mailbox {
     pub(crate) fn push_log(&self, event: LogEvent) {
         self.0.log_waiting.fetch_add(1, Ordering::Relaxed);
         self.0.log.push(event);
-        self.0.unparker.unpark();
+        self.0.wake.wake();
     }
 
     pub(crate) fn take_log(&self) -> Option<LogEvent> {

@@ -1,11 +1,12 @@
 //! The meta group: the cluster's own state, kept by the same Raft and the same log as the shards.
 //!
 //! Commands are decided when they are applied, on every node alike, so nothing runs ahead here. Its
-//! state is small: the configuration document, as text that this crate gives no meaning, and the
-//! documents before it.
+//! state is small: the configuration document, as text that this crate gives no meaning, with the
+//! documents before it, and the cluster's nodes and placement (`cluster`). Every node has it: those that
+//! do not vote in the group listen to it.
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -18,8 +19,9 @@ use qiang_storage::SnapshotDir;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::cluster::Cluster;
 use crate::snapshot::{self, SNAPSHOTS_KEPT, SnapshotFile};
-use crate::types::{LogId, Payload, StoredMembership, TypeConfig};
+use crate::types::{LogId, Outcome, Payload, StoredMembership, TypeConfig};
 
 /// Versions of the configuration that are kept for `history` and `rollback`.
 const HISTORY_MAX: usize = 100;
@@ -33,8 +35,6 @@ pub struct ConfigVersion {
     pub at: UnixMs,
     /// The document; empty before the first.
     pub document: String,
-    /// Names the proposal that put it, for the proposer to recognise its own.
-    pub nonce: u64,
 }
 
 /// Why a configuration was not put.
@@ -51,11 +51,13 @@ pub enum ConfigRefusal {
     OutcomeUnknown,
 }
 
-/// What the meta group can be asked.
+/// What the meta group's log holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum MetaCommand {
     /// Put a document in the place of version `expected`.
     PutConfig { expected: u64, next: ConfigVersion },
+    /// Put the cluster's next revision in the place of the one before it.
+    PutCluster { next: Cluster },
 }
 
 impl MetaCommand {
@@ -64,72 +66,100 @@ impl MetaCommand {
     }
 }
 
-/// All versions, oldest first; the last is in force.
-pub type Versions = Arc<Vec<ConfigVersion>>;
-
-/// The versions before any was put.
-pub fn no_versions() -> Versions {
-    Arc::new(vec![ConfigVersion {
-        version: 0,
-        at: UnixMs(0),
-        document: String::new(),
-        nonce: 0,
-    }])
+/// The cluster's own state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaState {
+    /// All versions of the configuration, oldest first; the last is in force.
+    pub versions: Arc<Vec<ConfigVersion>>,
+    /// The cluster as it should be.
+    pub cluster: Arc<Cluster>,
 }
 
-#[derive(Clone)]
+impl Default for MetaState {
+    fn default() -> Self {
+        let before_the_first = ConfigVersion {
+            version: 0,
+            at: UnixMs(0),
+            document: String::new(),
+        };
+        MetaState {
+            versions: Arc::new(vec![before_the_first]),
+            cluster: Arc::default(),
+        }
+    }
+}
+
+impl MetaState {
+    /// The version of the configuration in force.
+    pub fn config_version(&self) -> u64 {
+        self.versions.last().map_or(0, |version| version.version)
+    }
+
+    fn execute(&mut self, command: MetaCommand) -> Outcome {
+        match command {
+            MetaCommand::PutConfig { expected, mut next } => {
+                let current = self.config_version();
+                if current != expected {
+                    return Outcome::Conflict(current);
+                }
+                next.version = current + 1;
+                let versions = Arc::make_mut(&mut self.versions);
+                versions.push(next);
+                if versions.len() > HISTORY_MAX {
+                    versions.remove(0);
+                }
+                Outcome::Done(current + 1)
+            }
+            MetaCommand::PutCluster { next } => {
+                let current = self.cluster.revision;
+                if next.revision != current + 1 {
+                    return Outcome::Conflict(current);
+                }
+                self.cluster = Arc::new(next);
+                Outcome::Done(current + 1)
+            }
+        }
+    }
+}
+
 struct Applied {
     log_id: Option<LogId>,
     membership: StoredMembership,
+    state: MetaState,
 }
 
 /// The meta group's state machine.
 pub struct MetaMachine {
-    versions: watch::Sender<Versions>,
-    applied: Arc<RwLock<Applied>>,
+    /// Where the state is shown. A group that is started again shows it only once it is as far as before.
+    shown: watch::Sender<MetaState>,
+    applied: Applied,
     snapshots: SnapshotDir,
 }
 
 impl MetaMachine {
-    /// A state machine that shows its state through `versions`.
-    pub fn new(versions: watch::Sender<Versions>, snapshots: SnapshotDir) -> Self {
-        let applied = Applied {
-            log_id: None,
-            membership: StoredMembership::default(),
-        };
+    /// A state machine that shows its state through `shown`.
+    pub fn new(shown: watch::Sender<MetaState>, snapshots: SnapshotDir) -> Self {
         MetaMachine {
-            versions,
-            applied: Arc::new(RwLock::new(applied)),
+            shown,
+            applied: Applied {
+                log_id: None,
+                membership: StoredMembership::default(),
+                state: MetaState::default(),
+            },
             snapshots,
         }
     }
 
-    fn applied(&self) -> Applied {
-        self.applied
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set_applied(&self, change: impl FnOnce(&mut Applied)) {
-        change(&mut self.applied.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn execute(&self, command: MetaCommand) {
-        let MetaCommand::PutConfig { expected, mut next } = command;
-        self.versions.send_if_modified(|versions| {
-            let current = versions.last().map_or(0, |version| version.version);
-            if current != expected {
-                return false;
+    fn show(&self) {
+        let state = &self.applied.state;
+        self.shown.send_if_modified(|shown| {
+            let is_newer = state.config_version() >= shown.config_version()
+                && state.cluster.revision >= shown.cluster.revision;
+            let changes = is_newer && state != shown;
+            if changes {
+                *shown = state.clone();
             }
-            next.version = current + 1;
-            let mut all = versions.as_ref().clone();
-            all.push(next);
-            if all.len() > HISTORY_MAX {
-                all.remove(0);
-            }
-            *versions = Arc::new(all);
-            true
+            changes
         });
     }
 }
@@ -139,8 +169,7 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
     type SnapshotBuilder = MetaSnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let applied = self.applied();
-        Ok((applied.log_id, applied.membership))
+        Ok((self.applied.log_id, self.applied.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -150,31 +179,34 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let log_id = entry.log_id();
+            let mut outcome = Outcome::Done(log_id.index);
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(payload) => {
                     let wrong = |error| {
                         io::Error::other(format!("meta log entry {}: {error}", log_id.index))
                     };
-                    self.execute(codec::decode(&payload.0).map_err(wrong)?);
+                    let command = codec::decode(&payload.0).map_err(wrong)?;
+                    outcome = self.applied.state.execute(command);
                 }
-                EntryPayload::Membership(membership) => self.set_applied(|applied| {
-                    applied.membership = StoredMembership::new(Some(log_id), membership);
-                }),
+                EntryPayload::Membership(membership) => {
+                    self.applied.membership = StoredMembership::new(Some(log_id), membership);
+                }
             }
-            self.set_applied(|applied| applied.log_id = Some(log_id));
+            self.applied.log_id = Some(log_id);
+            self.show();
             if let Some(responder) = responder {
-                responder.send(());
+                responder.send(outcome);
             }
         }
         Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> MetaSnapshotBuilder {
-        let versions = self.versions.borrow().clone();
         MetaSnapshotBuilder {
-            versions,
-            applied: self.applied(),
+            log_id: self.applied.log_id,
+            membership: self.applied.membership.clone(),
+            state: self.applied.state.clone(),
             snapshots: self.snapshots.clone(),
         }
     }
@@ -187,12 +219,12 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         let mut reader = snapshot::take_in(&self.snapshots, &file)?;
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut reader, &mut bytes)?;
-        let versions: Vec<ConfigVersion> = codec::decode(&bytes).map_err(io::Error::other)?;
-        self.versions.send_replace(Arc::new(versions));
-        self.set_applied(|applied| {
-            applied.log_id = meta.last_log_id;
-            applied.membership = meta.last_membership.clone();
-        });
+        self.applied = Applied {
+            log_id: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+            state: codec::decode(&bytes).map_err(io::Error::other)?,
+        };
+        self.show();
         Ok(())
     }
 
@@ -205,8 +237,9 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
 
 /// Writes the meta group's state as it was when the builder was made.
 pub struct MetaSnapshotBuilder {
-    versions: Versions,
-    applied: Applied,
+    log_id: Option<LogId>,
+    membership: StoredMembership,
+    state: MetaState,
     snapshots: SnapshotDir,
 }
 
@@ -215,15 +248,14 @@ impl RaftSnapshotBuilder<TypeConfig> for MetaSnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
         let log_id = self
-            .applied
             .log_id
             .ok_or_else(|| io::Error::other("there is nothing to snapshot yet"))?;
-        let meta = codec::encode(&(self.applied.log_id, &self.applied.membership));
+        let meta = codec::encode(&(self.log_id, &self.membership));
         let mut writer = self
             .snapshots
             .create(log_id.index, &meta)
             .map_err(io::Error::other)?;
-        io::Write::write_all(&mut writer, &codec::encode(self.versions.as_ref()))?;
+        io::Write::write_all(&mut writer, &codec::encode(&self.state))?;
         writer.finish().map_err(io::Error::other)?;
         self.snapshots
             .keep_newest(SNAPSHOTS_KEPT)

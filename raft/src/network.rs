@@ -1,80 +1,316 @@
-//! The way to peers. A group of one voter has none: every call answers `unreachable`.
+//! openraft's way to peers: its questions as messages of one group on the node's links.
+//!
+//! Invariant: `stream_append` takes its first request before it can fail, because openraft's backoff
+//! waits inside the stream of requests; a node that is down would otherwise be asked without pause.
 
 use std::future::Future;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
 
-use openraft::error::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use bytes::Bytes;
+use futures::stream::FuturesOrdered;
+use futures::{Stream, StreamExt, stream};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{AnyError, OptionalSend, RaftNetworkFactory};
+use qiang_engine::codec;
+use qiang_storage::GroupId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::peer::{Call, CallError, Lane, Peers};
+use crate::rpc::{self, Kind, Scoped};
 use crate::snapshot::SnapshotFile;
 use crate::types::{NodeInfo, TypeConfig};
+use crate::world::blocking;
 
-/// Makes connections that reach nobody.
-#[derive(Debug, Clone, Copy)]
-pub struct NoPeers;
+/// Appends on their way to one follower of one group. openraft's receiving side holds as many.
+const APPENDS_IN_FLIGHT_MAX: usize = 64;
 
-/// A connection to a peer that cannot be reached.
-#[derive(Debug)]
-pub struct NoPeer {
+/// Bytes of a snapshot sent at once; the next are sent when they have arrived.
+const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+
+/// How long one piece of a snapshot may take.
+const SNAPSHOT_CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the installation of a snapshot may take on the other side: it is read whole.
+const SNAPSHOT_INSTALL_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Makes the connections of one group.
+#[derive(Clone)]
+pub struct Network {
+    pub group: GroupId,
+    pub peers: Peers,
+}
+
+/// One group's connection to one peer, on one lane.
+pub struct Connection {
+    group: GroupId,
+    peers: Peers,
     target: u64,
+    lane: Lane,
 }
 
-impl NoPeer {
-    fn unreachable(&self) -> Unreachable<TypeConfig> {
-        Unreachable::new(&AnyError::error(format!(
-            "this cluster has one node: node {} cannot be reached",
-            self.target
-        )))
+impl Network {
+    fn connection(&self, target: u64, node: &NodeInfo, lane: Lane) -> Connection {
+        self.peers.set_address(target, &node.peer_address);
+        Connection {
+            group: self.group,
+            peers: self.peers.clone(),
+            target,
+            lane,
+        }
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for NoPeers {
-    type Network = NoPeer;
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
 
-    async fn new_client(&mut self, target: u64, _node: &NodeInfo) -> NoPeer {
-        NoPeer { target }
+    async fn new_client(&mut self, target: u64, node: &NodeInfo) -> Connection {
+        self.connection(target, node, Lane::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &NodeInfo) -> Connection {
+        self.connection(target, node, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &NodeInfo) -> Connection {
+        self.connection(target, node, Lane::Bulk)
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for NoPeer {
+/// Every failure is `Unreachable`, for which openraft waits before it asks again.
+fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(&AnyError::error(error.to_string())))
+}
+
+fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
+    match error {
+        CallError::NotSent(_) => unreachable(&error),
+        CallError::Broken | CallError::TimedOut => RPCError::Network(NetworkError::new(&error)),
+    }
+}
+
+/// Reads an answer: what was asked for, or why the other side could not.
+fn answer<T: DeserializeOwned>(
+    received: Result<Bytes, CallError>,
+) -> Result<T, RPCError<TypeConfig>> {
+    rpc::answer(received).map_err(|error| match error {
+        rpc::Error::Call(error) => rpc_error(error),
+        rpc::Error::Refused(_) | rpc::Error::Malformed(_) => unreachable(&error),
+    })
+}
+
+impl Connection {
+    fn call(&self, lane: Lane, kind: Kind, what: &impl Serialize) -> Call {
+        let payload = codec::encode(&Scoped {
+            group: self.group.0,
+            what,
+        });
+        self.peers
+            .call(self.target, lane, kind as u8, payload.into())
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        what: &impl Serialize,
+        patience: Duration,
+    ) -> Result<T, RPCError<TypeConfig>> {
+        answer(self.call(self.lane, kind, what).within(patience).await)
+    }
+
+    fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> Call {
+        self.call(self.lane, Kind::Append, &rpc::Append::of(request))
+    }
+}
+
+/// One append on its way, and the answer openraft wants for it.
+struct Appending {
+    prev: Option<crate::types::LogId>,
+    last: Option<crate::types::LogId>,
+    call: Call,
+}
+
+impl Appending {
+    async fn end(
+        self,
+        patience: Duration,
+    ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+        let response: AppendEntriesResponse<TypeConfig> = answer(self.call.within(patience).await)?;
+        Ok(match response {
+            // What is in conflict with nothing before it says only that nothing matched.
+            AppendEntriesResponse::Conflict if self.prev.is_none() => {
+                return Err(unreachable(&std::io::Error::other(
+                    "a follower refused entries that follow nothing",
+                )));
+            }
+            response => response.into_stream_result(self.prev, self.last),
+        })
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
     type SnapshotData = SnapshotFile;
 
     async fn append_entries(
         &mut self,
-        _rpc: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        answer(self.append(&request).within(option.soft_ttl()).await)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let patience = option.soft_ttl();
+        let state = Some((&*self, input.fuse(), FuturesOrdered::new()));
+        let answers = stream::unfold(state, move |state| async move {
+            let (connection, mut input, mut under_way) = state?;
+            loop {
+                let room = under_way.len() < APPENDS_IN_FLIGHT_MAX;
+                tokio::select! {
+                    biased;
+                    Some(answer) = under_way.next(), if !under_way.is_empty() => {
+                        let ended = !matches!(answer, Ok(Ok(_)));
+                        let next = (!ended).then_some((connection, input, under_way));
+                        return Some((answer, next));
+                    }
+                    request = input.next(), if room => {
+                        let Some(request) = request else {
+                            let answer = under_way.next().await?;
+                            let ended = !matches!(answer, Ok(Ok(_)));
+                            return Some((answer, (!ended).then_some((connection, input, under_way))));
+                        };
+                        let appending = Appending {
+                            prev: request.prev_log_id,
+                            last: request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id),
+                            call: connection.append(&request),
+                        };
+                        under_way.push_back(appending.end(patience));
+                    }
+                }
+            }
+        });
+        Box::pin(async move { Ok(Box::pin(answers) as BoxStream<'s, _>) })
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<TypeConfig>,
-        _option: RPCOption,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        self.lane = Lane::Control;
+        self.ask(Kind::Vote, &request, option.soft_ttl()).await
     }
 
     async fn pre_vote(
         &mut self,
-        _rpc: VoteRequest<TypeConfig>,
-        _option: RPCOption,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        self.lane = Lane::Control;
+        self.ask(Kind::PreVote, &request, option.soft_ttl()).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.lane = Lane::Control;
+        self.ask(Kind::TransferLeader, &request, option.soft_ttl())
+            .await
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<TypeConfig>,
-        _snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(self.unreachable().into())
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = self.send_snapshot(vote, snapshot) => sent,
+        }
+    }
+}
+
+impl Connection {
+    /// Sends a snapshot's file piece by piece, each when the one before has arrived, and has it installed.
+    async fn send_snapshot(
+        &self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let path = snapshot.snapshot.path.clone();
+        let broken = |error: std::io::Error| StreamingError::from(NetworkError::new(&error));
+        let opened = blocking(move || std::fs::File::open(path)).await;
+        let file = Arc::new(opened.and_then(|opened| opened).map_err(broken)?);
+        let index = snapshot.snapshot.index;
+        let mut offset = 0;
+        loop {
+            let reading = file.clone();
+            let read = blocking(move || -> std::io::Result<Vec<u8>> {
+                let mut bytes = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
+                (&*reading)
+                    .take(SNAPSHOT_CHUNK_BYTES as u64)
+                    .read_to_end(&mut bytes)?;
+                Ok(bytes)
+            });
+            let bytes = read.await.and_then(|read| read).map_err(broken)?;
+            if bytes.is_empty() {
+                break;
+            }
+            let length = bytes.len() as u64;
+            let chunk = rpc::SnapshotChunk {
+                index,
+                offset,
+                bytes: bytes.into(),
+            };
+            self.ask::<()>(Kind::SnapshotChunk, &chunk, SNAPSHOT_CHUNK_TIMEOUT)
+                .await
+                .map_err(streaming)?;
+            offset += length;
+        }
+        let install = rpc::SnapshotInstall {
+            vote,
+            meta: snapshot.meta,
+            index,
+            bytes: offset,
+        };
+        self.ask(Kind::SnapshotInstall, &install, SNAPSHOT_INSTALL_TIMEOUT)
+            .await
+            .map_err(streaming)
+    }
+}
+
+fn streaming(error: RPCError<TypeConfig>) -> StreamingError<TypeConfig> {
+    match error {
+        RPCError::Timeout(error) => error.into(),
+        RPCError::Unreachable(error) => error.into(),
+        RPCError::Network(error) => error.into(),
+        error => StreamingError::from(NetworkError::new(&error)),
     }
 }

@@ -1,34 +1,48 @@
-//! A node as the rest of the process uses it: mailboxes, flows, the board, the configuration, and its end.
+//! A node as the rest of the process uses it: commands, flows, the board, the configuration, the cluster,
+//! and its end.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use futures::future::try_join_all;
-use openraft::Raft;
 use qiang_engine::promotion::Rate;
 use qiang_engine::shard::Tell;
-use qiang_engine::{OrderId, PromotionId, ShardId, TryId};
-use qiang_storage::{OpenError, Store};
-use tokio::sync::{mpsc, watch};
+use qiang_engine::{Answer, Command, OrderId, PromotionId, Refusal, ShardId, TryId, UnixMs};
+use qiang_storage::{GroupId, OpenError, Store};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle as Task;
+use tokio::time::Instant;
 
+use crate::answers::Answers;
 use crate::board::Board;
-use crate::flows::FlowReader;
-use crate::group::{GroupStatus, ShardGroup, leads_caught_up, raft_status};
-use crate::host::{Surroundings, wall_clock};
-use crate::mailbox::Mailbox;
-use crate::meta::{ConfigRefusal, ConfigVersion, MetaCommand, MetaMachine, Versions, no_versions};
-use crate::start::{
-    lease, open_store, raft_config, reader, seat_actors, start_keepers, start_meta, start_shard,
-    stop_threads,
-};
-use crate::types::TypeConfig;
+use crate::cluster::Cluster;
+use crate::flows::{FlowError, FlowQuery, FlowReader};
+use crate::group::{GroupStatus, leads_caught_up, raft_status};
+use crate::groups::{Groups, group_error};
+use crate::host::Surroundings;
+use crate::keeper::run_keeper;
+use crate::meta::MetaState;
+use crate::peer::{Credentials, Dial, Handler, Peers, Stream, Tcp, serve};
+use crate::reconcile::run_reconciler;
+use crate::router::Router;
+use crate::rpc::{Introduction, Members, NodeReport};
+use crate::start::{open_store, raft_config, seat_actors, stop_threads};
+use crate::types::NodeInfo;
+use crate::world::{Clock, blocking};
 
 /// Jobs that may wait for the courier; more are asked for again later.
 const COURIER_JOBS_MAX: usize = 8192;
+
+/// Connections of peers at a time: four lanes of every other node, and room for those that reconnect.
+const PEER_CONNECTIONS_MAX: usize = 1024;
+
+/// The pause after a connection that could not be accepted: there may be too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a node is started.
 #[derive(Debug, Clone)]
@@ -36,17 +50,88 @@ pub struct NodeOptions {
     /// Its number in the cluster, never used twice.
     pub node_id: u64,
     /// What others know of it.
-    pub info: crate::types::NodeInfo,
+    pub info: NodeInfo,
     /// Where its data lies.
     pub data_dir: PathBuf,
-    /// Begin a new one-node cluster if the data directory is empty or absent.
-    pub bootstrap: bool,
+    /// What to do if the data directory is empty or absent.
+    pub begin: Begin,
     /// Threads for actors; 0 means one per core, at most one per shard.
     pub actor_threads: usize,
     /// Entries of a group after which its next snapshot is built.
     pub snapshot_entries: u64,
+    /// How long nodes wait for each other.
+    pub timing: Timing,
+    /// The version of the binary, for others to know.
+    pub version: String,
     /// How the store is opened.
     pub storage: qiang_storage::Options,
+}
+
+/// What a node without data does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begin {
+    /// Nothing: there must be data.
+    Existing,
+    /// It is the first node of a new cluster.
+    Bootstrap,
+    /// It joins the cluster that the node at this peer address belongs to, and waits to be added.
+    Join(String),
+}
+
+/// How long nodes wait for each other. Everything follows from the shortest election timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// The shortest election timeout, in milliseconds.
+    pub election_ms_min: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            election_ms_min: 200,
+        }
+    }
+}
+
+impl Timing {
+    /// The longest election timeout, in milliseconds; followers trust a leader for as long.
+    pub fn election_ms_max(self) -> u64 {
+        self.election_ms_min * 3 / 2
+    }
+
+    /// Interval of heartbeats in milliseconds: the third one missed is still within the shortest timeout.
+    pub fn heartbeat_ms(self) -> u64 {
+        (self.election_ms_min * 3 / 8).max(1)
+    }
+
+    /// How long a leader trusts the answers of a quorum: shorter than its followers trust it.
+    pub fn lease(self) -> Duration {
+        Duration::from_millis(self.election_ms_min)
+    }
+}
+
+/// What surrounds a node: the network, the clock, and, in a simulation, the disk and the thread.
+#[derive(Clone)]
+pub struct World {
+    /// How connections to peers are opened.
+    pub dial: Arc<dyn Dial>,
+    /// The time that decisions are made by.
+    pub clock: Clock,
+    /// A store that is already open, instead of the one in the data directory.
+    pub store: Option<Store>,
+    /// Whether actors live in a task of the runtime instead of threads of their own.
+    pub actors_in_tasks: bool,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        World {
+            dial: Arc::new(Tcp),
+            clock: Clock::default(),
+            store: None,
+            actors_in_tasks: false,
+        }
+    }
 }
 
 /// What the cluster's configuration asks of shards.
@@ -110,10 +195,29 @@ pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// There is no data yet, and nobody said to begin.
-    #[error("{} holds no node yet: to begin a new one-node cluster there, start once with --bootstrap", .dir.display())]
+    #[error(
+        "{} holds no node yet: to begin a new one-node cluster there, start once with --bootstrap; to join a cluster, with --join and the peer address of one of its nodes",
+        .dir.display()
+    )]
     NotBootstrapped {
         /// The data directory.
         dir: PathBuf,
+    },
+    /// The node to join by does not answer as one.
+    #[error("cannot join by the node at {address}: {source}")]
+    Join {
+        /// Its peer address.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The node to join by has this node's number.
+    #[error("the node at {address} is node {node_id} itself: give this one another --node-id")]
+    SameNode {
+        /// Its peer address.
+        address: String,
+        /// The number of both.
+        node_id: u64,
     },
     /// A group's log, vote or snapshot cannot be used.
     #[error("group {group} cannot start: {why}")]
@@ -141,25 +245,31 @@ pub struct Node {
 
 struct Inner {
     options: NodeOptions,
-    store: Store,
-    shards: Vec<Arc<ShardGroup>>,
+    clock: Clock,
+    groups: Arc<Groups>,
+    router: Router,
     flows: Vec<FlowReader>,
-    meta: Raft<TypeConfig, MetaMachine>,
-    versions: watch::Receiver<Versions>,
     board: Board,
     policy: PolicyCell,
     courier: Mutex<Option<mpsc::Receiver<CourierJob>>>,
+    /// Groups whose membership or leadership is being changed.
+    changing: Mutex<BTreeSet<GroupId>>,
+    draining: AtomicBool,
+    started_at: UnixMs,
     stop: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    keepers: Vec<Task<()>>,
+    tasks: Mutex<Vec<Task<()>>>,
 }
 
 impl Node {
-    /// Opens the data directory and starts every group. Returns when the groups run; they decide as
-    /// soon as each has a leader.
-    pub async fn start(options: NodeOptions, policy: Policy) -> Result<Self, StartError> {
-        let store = open_store(&options).await?;
-        let config = Arc::new(raft_config());
+    /// Opens the data directory and starts every group that has data in it. Returns when they run; they
+    /// decide as soon as each has a leader.
+    pub async fn start(
+        options: NodeOptions,
+        policy: Policy,
+        world: World,
+    ) -> Result<Self, StartError> {
+        let store = open_store(&options, &world).await?;
         let policy = PolicyCell::new(policy);
         let board = Board::default();
         let (courier, jobs) = mpsc::channel(COURIER_JOBS_MAX);
@@ -168,63 +278,155 @@ impl Node {
             policy: policy.clone(),
             courier,
             runtime: tokio::runtime::Handle::current(),
-            lease: lease(),
+            lease: options.timing.lease(),
+            clock: world.clock.clone(),
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let (shards, threads) = seat_actors(&options, &around, &stop)?;
-        let started = try_join_all(
-            shards
+        let (shards, threads) = seat_actors(&options, &world, &around, &stop)?;
+        let identity = store.identity();
+        let credentials =
+            Credentials::new(&identity.cluster_id, identity.incarnation, identity.node_id);
+        let groups = Arc::new(Groups::new(
+            options.node_id,
+            options.info.clone(),
+            store.clone(),
+            Peers::new(credentials, world.dial.clone()),
+            shards,
+            Arc::new(raft_config(options.timing)),
+        ));
+        let begun = async {
+            start_groups(&groups, options.begin == Begin::Bootstrap).await?;
+            groups
+                .shards
                 .iter()
-                .map(|group| start_shard(&options, &store, &config, group)),
-        )
-        .await;
-        let (versions, shown) = watch::channel(no_versions());
-        let meta = match started {
-            Ok(_) => start_meta(&options, &store, &config, versions).await,
-            Err(error) => Err(error),
+                .map(|group| reader(&store, group))
+                .collect::<Result<Vec<_>, _>>()
         };
-        let meta = match meta {
-            Ok(meta) => meta,
+        let flows = match begun.await {
+            Ok(flows) => flows,
             Err(error) => {
+                groups.stop_all().await;
                 stop_threads(&stop, threads);
                 return Err(error);
             }
         };
-        let flows = shards
-            .iter()
-            .map(|group| reader(&store, group))
-            .collect::<Result<Vec<_>, _>>()?;
-        let keepers = start_keepers(&options, &store, &shards, &flows, &meta, &policy);
+        let keeper = run_keeper(
+            groups.clone(),
+            options.snapshot_entries,
+            policy.clone(),
+            world.clock.clone(),
+        );
+        let tasks = vec![tokio::spawn(keeper)];
         let inner = Inner {
+            router: Router::new(groups.clone()),
+            started_at: world.clock.now(),
+            clock: world.clock,
             options,
-            store,
-            shards,
+            groups,
             flows,
-            meta,
-            versions: shown,
             board,
             policy,
             courier: Mutex::new(Some(jobs)),
+            changing: Mutex::default(),
+            draining: AtomicBool::new(false),
             stop,
             threads: Mutex::new(threads),
-            keepers,
+            tasks: Mutex::new(tasks),
         };
-        Ok(Node {
+        let node = Node {
             inner: Arc::new(inner),
-        })
+        };
+        node.add_task(tokio::spawn(run_reconciler(node.clone())));
+        Ok(node)
     }
 
-    /// The mailbox of a shard.
-    pub fn shard(&self, shard: ShardId) -> &Mailbox {
-        &self.inner.shards[usize::from(shard.0)].mailbox
+    /// Answers peers that connect to `listener` until the node stops.
+    pub fn serve_peers(&self, listener: TcpListener) {
+        let node = self.clone();
+        let places = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
+        self.add_task(tokio::spawn(async move {
+            let answers = node.peer_answers();
+            loop {
+                let Ok(place) = places.clone().acquire_owned().await else {
+                    return;
+                };
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        if let Err(error) = stream.set_nodelay(true) {
+                            tracing::debug!(%error, "a peer's connection ended");
+                            continue;
+                        }
+                        let serving = node.serve_peer(Box::new(stream), answers.clone());
+                        tokio::spawn(async move {
+                            serving.await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a peer's connection was not accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }));
     }
 
-    /// The flows of a shard; `None` if there is no such shard.
-    pub fn flows(&self, shard: ShardId) -> Option<&FlowReader> {
-        self.inner.flows.get(usize::from(shard.0))
+    /// What answers this node's peers.
+    pub fn peer_answers(&self) -> Arc<dyn Handler> {
+        Arc::new(Answers::new(self.clone()))
     }
 
-    /// The committed counters of all promotions.
+    /// Answers the peer behind one connection until it ends.
+    pub fn serve_peer(
+        &self,
+        stream: Box<dyn Stream>,
+        answers: Arc<dyn Handler>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        serve(
+            stream,
+            self.inner.groups.peers.credentials().clone(),
+            answers,
+        )
+    }
+
+    fn add_task(&self, task: Task<()>) {
+        let mut tasks = self
+            .inner
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        tasks.push(task);
+    }
+
+    /// Has the leader of `shard` answer `command`, wherever it is; waits for one until `deadline`.
+    pub async fn ask(
+        &self,
+        shard: ShardId,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Answer, Refusal> {
+        self.inner.router.ask(shard, command, deadline).await
+    }
+
+    /// The time by this node's clock.
+    pub fn now(&self) -> UnixMs {
+        self.inner.clock.now()
+    }
+
+    /// Its number in the cluster.
+    pub fn node_id(&self) -> u64 {
+        self.inner.options.node_id
+    }
+
+    pub(crate) fn groups(&self) -> &Arc<Groups> {
+        &self.inner.groups
+    }
+
+    pub(crate) fn router(&self) -> &Router {
+        &self.inner.router
+    }
+
+    /// The committed counters of all promotions that have a replica here.
     pub fn board(&self) -> &Board {
         &self.inner.board
     }
@@ -243,55 +445,155 @@ impl Node {
         self.inner.policy.set(policy);
     }
 
-    /// All versions of the cluster's configuration, the last in force, and word of new ones.
-    pub fn config_versions(&self) -> watch::Receiver<Versions> {
-        self.inner.versions.clone()
+    /// The configuration's versions and the cluster as it should be, and word of changes.
+    pub fn meta_state(&self) -> watch::Receiver<MetaState> {
+        self.inner.groups.meta_state.subscribe()
     }
 
-    /// Puts `document` in the place of version `expected` of the configuration.
-    pub async fn put_config(
+    /// The cluster as it should be, as far as this node knows.
+    pub fn cluster(&self) -> Cluster {
+        self.inner
+            .groups
+            .meta_state
+            .borrow()
+            .cluster
+            .as_ref()
+            .clone()
+    }
+
+    /// Flows of a shard: from this node's log, or, where it has no replica, from another's.
+    pub async fn flows(
         &self,
-        expected: u64,
-        document: String,
-    ) -> Result<ConfigVersion, ConfigRefusal> {
-        let nonce = rand::random();
-        let next = ConfigVersion {
-            version: 0,
-            at: wall_clock(),
-            document,
-            nonce,
-        };
-        let payload = MetaCommand::PutConfig { expected, next }.encode();
-        match self.inner.meta.client_write(payload).await {
-            Ok(_) => {}
-            Err(error) if error.forward_to_leader().is_some() => {
-                return Err(ConfigRefusal::Unavailable);
-            }
-            Err(_) => return Err(ConfigRefusal::OutcomeUnknown),
+        query: FlowQuery,
+        stop: impl Fn() -> bool,
+    ) -> Result<Vec<crate::flows::Flow>, FlowError> {
+        let group = GroupId(query.shard.0);
+        if self.inner.groups.raft(group).is_none() {
+            return self.flows_elsewhere(query).await;
         }
-        let versions = self.inner.versions.borrow().clone();
-        let own = versions
-            .iter()
-            .find(|version| version.nonce == nonce)
-            .cloned();
-        own.ok_or_else(|| ConfigRefusal::Conflict {
-            current: versions.last().map_or(0, |version| version.version),
-        })
+        let reader = self
+            .inner
+            .flows
+            .get(usize::from(group.0))
+            .ok_or(FlowError::Unavailable)?;
+        reader.query(query, stop).await
+    }
+
+    /// Flows of a shard from this node's log alone, for a node that has none.
+    pub(crate) async fn flows_here(
+        &self,
+        query: FlowQuery,
+    ) -> Result<Vec<crate::flows::Flow>, FlowError> {
+        let group = GroupId(query.shard.0);
+        if self.inner.groups.raft(group).is_none() {
+            return Err(FlowError::Unavailable);
+        }
+        let reader = self
+            .inner
+            .flows
+            .get(usize::from(group.0))
+            .ok_or(FlowError::Unavailable)?;
+        reader.query(query, || self.is_draining()).await
     }
 
     /// The state of every group on this node: the shards in order, then `meta`.
-    pub fn groups(&self) -> Vec<GroupStatus> {
-        let mut groups: Vec<GroupStatus> = self
-            .inner
+    pub fn group_statuses(&self) -> Vec<GroupStatus> {
+        let groups = &self.inner.groups;
+        let lease = self.inner.options.timing.lease();
+        let mut statuses: Vec<GroupStatus> = groups
             .shards
             .iter()
-            .map(|group| group.status(lease()))
+            .map(|group| group.status(lease))
             .collect();
-        let mut meta = raft_status(&self.inner.meta, lease());
+        let mut meta = GroupStatus::unknown();
+        if let Some(raft) = groups.meta() {
+            meta = raft_status(&raft, lease);
+            meta.deciding = leads_caught_up(&raft);
+        }
         "meta".clone_into(&mut meta.group);
-        meta.deciding = leads_caught_up(&self.inner.meta);
-        groups.push(meta);
-        groups
+        statuses.push(meta);
+        statuses
+    }
+
+    /// This node, as it tells others.
+    pub fn report(&self) -> NodeReport {
+        let store = &self.inner.groups.store;
+        let identity = store.identity();
+        NodeReport {
+            node_id: self.node_id(),
+            info: self.inner.options.info.clone(),
+            cluster_id: identity.cluster_id,
+            incarnation: identity.incarnation,
+            version: self.inner.options.version.clone(),
+            started_at: self.inner.started_at.0,
+            draining: self.is_draining(),
+            fault: store.fault(),
+            fenced: self.inner.groups.peers.credentials().fenced(),
+            groups: self.group_statuses(),
+        }
+    }
+
+    /// Who this node is, for those who do not know it.
+    pub(crate) fn introduction(&self) -> Introduction {
+        let held = self
+            .inner
+            .groups
+            .held()
+            .map_or(true, |held| !held.is_empty());
+        Introduction {
+            node_id: self.node_id(),
+            info: self.inner.options.info.clone(),
+            fresh: !held,
+        }
+    }
+
+    /// The members of a group, as this node knows them.
+    pub(crate) fn members(&self, group: GroupId) -> Result<Members, String> {
+        let raft = self
+            .inner
+            .groups
+            .raft(group)
+            .ok_or("the group does not run here")?;
+        let lease = self.inner.options.timing.lease();
+        Ok(raft.look(|metrics| Members {
+            leads: crate::group::has_lease(metrics, lease),
+            voters: metrics.membership_config.voter_ids().collect(),
+            learners: metrics
+                .membership_config
+                .membership()
+                .learner_ids()
+                .collect(),
+        }))
+    }
+
+    /// Begins to change a group, unless it is being changed already.
+    pub(crate) fn begin_change(&self, group: GroupId) -> bool {
+        let mut changing = self
+            .inner
+            .changing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        changing.insert(group)
+    }
+
+    pub(crate) fn end_change(&self, group: GroupId) {
+        let mut changing = self
+            .inner
+            .changing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        changing.remove(&group);
+    }
+
+    /// Takes in what the cluster's document says of nodes.
+    pub(crate) fn learn(&self, cluster: &Cluster) {
+        let peers = &self.inner.groups.peers;
+        for (id, member) in &cluster.nodes {
+            peers.set_address(*id, &member.info.peer_address);
+        }
+        peers
+            .credentials()
+            .set_removed(cluster.removed.iter().copied().collect());
     }
 
     /// How the node was started.
@@ -301,21 +603,33 @@ impl Node {
 
     /// The node's store.
     pub fn store(&self) -> &Store {
-        &self.inner.store
+        &self.inner.groups.store
+    }
+
+    /// The node is about to stop: it says so, and its leaders go to others.
+    pub async fn drain(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+        self.hand_over_all().await;
+    }
+
+    /// Whether the node is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::Acquire)
     }
 
     /// Stops every group and thread, then closes the store. Whoever still waits is answered.
     pub async fn stop(&self) {
-        for keeper in &self.inner.keepers {
-            keeper.abort();
+        for task in std::mem::take(
+            &mut *self
+                .inner
+                .tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        ) {
+            task.abort();
         }
-        for group in &self.inner.shards {
-            if let Some(raft) = group.raft.get() {
-                // A group that has already stopped, for a fault, has nothing more to say.
-                let _ = raft.shutdown().await;
-            }
-        }
-        let _ = self.inner.meta.shutdown().await;
+        self.inner.groups.stop_all().await;
+        self.inner.groups.peers.close();
         let threads = std::mem::take(
             &mut *self
                 .inner
@@ -323,8 +637,8 @@ impl Node {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        let (stop, store) = (self.inner.stop.clone(), self.inner.store.clone());
-        let stopped = tokio::task::spawn_blocking(move || {
+        let (stop, store) = (self.inner.stop.clone(), self.inner.groups.store.clone());
+        let stopped = blocking(move || {
             stop_threads(&stop, threads);
             store.close();
         });
@@ -332,4 +646,28 @@ impl Node {
             tracing::error!(%error, "stopping the node's threads panicked");
         }
     }
+}
+
+async fn start_groups(groups: &Arc<Groups>, bootstrap: bool) -> Result<(), StartError> {
+    let mut present = groups.held()?;
+    if bootstrap && present.is_empty() {
+        present = Groups::all().collect();
+    }
+    for group in &present {
+        groups.start(*group).await?;
+    }
+    for group in &present {
+        groups.lead_alone(*group, bootstrap).await?;
+    }
+    Ok(())
+}
+
+fn reader(store: &Store, group: &Arc<crate::group::ShardGroup>) -> Result<FlowReader, StartError> {
+    let log = store
+        .log(GroupId(group.shard.0))
+        .map_err(|error| group_error(&group.shard.to_string(), &error))?;
+    Ok(FlowReader {
+        group: group.clone(),
+        log,
+    })
 }

@@ -14,7 +14,8 @@ use qiang_storage::{GroupId, GroupLog, SnapshotDir};
 
 use crate::mailbox::{LogEvent, Mailbox};
 use crate::snapshot::{self, SnapshotBuilder, SnapshotFile};
-use crate::types::{LogId, StoredMembership, TypeConfig};
+use crate::types::{LogId, Outcome, StoredMembership, TypeConfig};
+use crate::world::blocking;
 
 /// One shard's state machine.
 pub struct ShardMachine {
@@ -83,7 +84,7 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
             self.mailbox.push_log(event);
             self.applied = Some(log_id);
             if let Some(responder) = responder {
-                responder.send(());
+                responder.send(Outcome::Done(log_id.index));
             }
         }
         Ok(())
@@ -106,9 +107,7 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
         let snapshots = self.snapshots.clone();
         let index = file.index;
         let load = move || snapshot::load(&mut snapshot::take_in(&snapshots, &file)?);
-        let replica = tokio::task::spawn_blocking(load)
-            .await
-            .map_err(io::Error::other)??;
+        let replica = blocking(load).await??;
         self.mailbox.push_log(LogEvent::Snapshot {
             index,
             replica: Box::new(replica),
@@ -122,8 +121,6 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
         &mut self,
     ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>, io::Error> {
         let snapshots = self.snapshots.clone();
-        tokio::task::spawn_blocking(move || snapshot::current(&snapshots))
-            .await
-            .map_err(io::Error::other)?
+        blocking(move || snapshot::current(&snapshots)).await?
     }
 }

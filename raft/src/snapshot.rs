@@ -13,6 +13,7 @@ use qiang_engine::{Batch, Replica, codec};
 use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader};
 
 use crate::types::{LogId, StoredMembership, TypeConfig, batch_in, membership_in};
+use crate::world::{blocking, random_u64};
 
 /// Bytes of entries read at once while folding.
 const FOLD_READ_BYTES: usize = 4 << 20;
@@ -48,7 +49,7 @@ impl Folding {
     /// Before the first entry.
     pub fn new() -> Self {
         Folding {
-            replica: Replica::new(rand::random()),
+            replica: Replica::new(random_u64()),
             membership: StoredMembership::default(),
         }
     }
@@ -102,7 +103,7 @@ pub fn read_meta(reader: &SnapshotReader) -> io::Result<SnapshotMetaOf<TypeConfi
 /// Loads the state in a snapshot.
 pub fn load(reader: &mut SnapshotReader) -> io::Result<Replica> {
     let path = reader.path().to_owned();
-    Replica::load(reader, rand::random())
+    Replica::load(reader, random_u64())
         .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
 }
 
@@ -212,9 +213,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             snapshots: self.snapshots.clone(),
             last_log_id: self.last_log_id,
         };
-        tokio::task::spawn_blocking(move || work.build())
-            .await
-            .map_err(io::Error::other)??;
+        blocking(move || work.build()).await??;
         current(&self.snapshots)?
             .ok_or_else(|| io::Error::other("the snapshot just written is not there"))
     }

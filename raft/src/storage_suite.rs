@@ -18,7 +18,7 @@ use qiang_storage::{GroupId, GroupLog, Identity, Options, Store};
 use tempfile::TempDir;
 
 use crate::log_store::LogStore;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, Wake};
 use crate::shard_machine::ShardMachine;
 use crate::snapshot::{SnapshotBuilder, SnapshotFile};
 use crate::types::{Entry, LogId, StoredMembership, TypeConfig, encode_entry};
@@ -102,7 +102,7 @@ impl StoreBuilder<TypeConfig, LogStore, Logged, TempDir> for Builder {
         let machine = ShardMachine {
             group: replayed,
             node_id: 1,
-            mailbox: Mailbox::new(Parker::new().unparker().clone()),
+            mailbox: Mailbox::new(Wake::Thread(Parker::new().unparker().clone())),
             log: log.clone(),
             snapshots: store.snapshots(replayed),
             inherited_to: None,

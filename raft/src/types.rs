@@ -9,13 +9,15 @@ use std::io;
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::entry::RaftEntry;
 use openraft::impls::leader_id_adv::LeaderId;
-use openraft::impls::{BoxedErrorSource, InlineBatch, TokioRuntime, Vote};
+use openraft::impls::{BoxedErrorSource, InlineBatch, Vote};
 use openraft::raft::responder::Responder;
 use openraft::type_config::alias::{EntryOf, LogIdOf, StoredMembershipOf};
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, OptionalSend, RaftTypeConfig};
 use qiang_engine::codec;
 use serde::{Deserialize, Serialize};
+
+use crate::world::Runtime;
 
 /// A node as every member of the cluster knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -46,13 +48,29 @@ impl fmt::Display for Payload {
     }
 }
 
+/// What applying an entry came to, for whoever proposed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It took effect: in this version of the configuration or revision of the cluster; for a shard's
+    /// entry, and others, at this log index.
+    Done(u64),
+    /// Another version or revision than the one it was decided on is in force.
+    Conflict(u64),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
 /// openraft as qiang uses it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TypeConfig;
 
 impl RaftTypeConfig for TypeConfig {
     type D = Payload;
-    type R = ();
+    type R = Outcome;
     type NodeId = u64;
     type Node = NodeInfo;
     type Term = u64;
@@ -60,7 +78,7 @@ impl RaftTypeConfig for TypeConfig {
     type Vote = Vote<Self::LeaderId>;
     type Payload = EntryPayload<Payload, u64, NodeInfo>;
     type Entry = openraft::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = OnEnd<T>
     where

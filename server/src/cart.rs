@@ -97,7 +97,7 @@ impl Parts {
             }
         }
         Parts {
-            try_id: TryId(rand::random()),
+            try_id: TryId(qiang_raft::world::random_u64()),
             parts,
         }
     }

@@ -21,6 +21,12 @@ const PREFIX: &str = "QIANG_";
 /// Most threads that drive shards: there are sixteen shards.
 const ACTOR_THREADS_MAX: usize = 16;
 
+/// Shortest election timeout, in milliseconds: heartbeats of 37 ms, which a slow sync still leaves room for.
+const ELECTION_TIMEOUT_MS_MIN: u64 = 100;
+
+/// Longest election timeout, in milliseconds: nobody wants to wait longer for the next leader.
+const ELECTION_TIMEOUT_MS_MAX: u64 = 60_000;
+
 /// Fewest bytes of a memtable, 1 MiB: below it the log is cut into more files than merging keeps up with.
 const MEMTABLE_BYTES_MIN: usize = 1 << 20;
 
@@ -99,6 +105,12 @@ section! {
     PeerSection {
         /// Address on which this node listens for its peers.
         listen: SocketAddr = loopback(7500),
+        /// Address at which peers find this node, host:port; empty: the one it listens on.
+        advertise: String = String::new(),
+        /// Milliseconds without a word from a leader after which the first follower may stand for election; the last
+        /// does after half as much again. Heartbeats come about three times as often. At least ten round trips between
+        /// data centres.
+        election_timeout_ms: u64 = 200,
     }
 }
 
@@ -374,6 +386,19 @@ impl Effective {
                 "http.listen is the same: give each its own port",
             ));
         }
+        if !(ELECTION_TIMEOUT_MS_MIN..=ELECTION_TIMEOUT_MS_MAX).contains(&peer.election_timeout_ms)
+        {
+            let detail = format!("must be {ELECTION_TIMEOUT_MS_MIN} to {ELECTION_TIMEOUT_MS_MAX}");
+            return Err(wrong(
+                "peer.election_timeout_ms",
+                &peer.election_timeout_ms,
+                &detail,
+            ));
+        }
+        if peer.advertise.is_empty() && peer.listen.ip().is_unspecified() {
+            let detail = "others cannot find a node at an address that stands for all: say which in peer.advertise";
+            return Err(wrong("peer.listen", &peer.listen, detail));
+        }
         if !(MEMTABLE_BYTES_MIN..=MEMTABLE_BYTES_MAX).contains(&storage.memtable_bytes) {
             let detail = format!("must be {MEMTABLE_BYTES_MIN} to {MEMTABLE_BYTES_MAX}");
             return Err(wrong(
@@ -411,6 +436,15 @@ impl NodeConfig {
             format!("node-{}", self.node.id)
         } else {
             self.node.name.clone()
+        }
+    }
+
+    /// Where peers find this node, `host:port`.
+    pub fn peer_address(&self) -> String {
+        if self.peer.advertise.is_empty() {
+            self.peer.listen.to_string()
+        } else {
+            self.peer.advertise.clone()
         }
     }
 

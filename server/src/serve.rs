@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use qiang_raft::{Node, NodeInfo, NodeOptions, StartError};
+use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, StartError, Timing, World};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,28 +56,31 @@ impl ServeError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            ServeError::NotLoopback { .. } | ServeError::Start(StartError::NotBootstrapped { .. })
+            ServeError::NotLoopback { .. }
+                | ServeError::Start(
+                    StartError::NotBootstrapped { .. } | StartError::SameNode { .. }
+                )
         )
     }
 }
 
-/// Runs a node until SIGTERM or SIGINT. With `bootstrap`, an empty data directory becomes a new
-/// cluster of this one node.
-pub async fn run(config: NodeConfig, bootstrap: bool) -> Result<(), ServeError> {
+/// Runs a node until SIGTERM or SIGINT. `begin` says what an empty data directory becomes.
+pub async fn run(config: NodeConfig, begin: Begin) -> Result<(), ServeError> {
     let address = config.http.listen;
     if !address.ip().is_loopback() {
         return Err(ServeError::NotLoopback { address });
     }
     // The signals are caught before anything is started that they would have to stop.
     let told_to_stop = stop_signal()?;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Listen { address, source })?;
+    let listener = listen(address).await?;
+    let peers = listen(config.peer.listen).await?;
     let node = Node::start(
-        node_options(&config, bootstrap),
+        node_options(&config, begin),
         policy_of(&ClusterConfig::default()),
+        World::default(),
     )
     .await?;
+    node.serve_peers(peers);
     let service = Service::new(
         node.clone(),
         Duration::from_millis(config.http.request_timeout_ms),
@@ -86,14 +89,14 @@ pub async fn run(config: NodeConfig, bootstrap: bool) -> Result<(), ServeError> 
         tokio::spawn(run_courier(service.clone(), jobs));
     }
     tracing::info!(
-        node = config.node.id, dc = config.node.dc, http = %address, data_dir = %config.node.data_dir.display(),
+        node = config.node.id, dc = config.node.dc, http = %address, peer = %config.peer.listen, data_dir = %config.node.data_dir.display(),
         cluster = node.store().identity().cluster_id, "serving; no tokens are configured, so only this machine is served"
     );
-    let draining = service.clone();
+    let draining = node.clone();
     let shutdown = async move {
         told_to_stop.await;
-        tracing::info!("told to stop: no longer ready, finishing what is under way");
-        draining.set_draining();
+        tracing::info!("told to stop: handing leaderships over, finishing what is under way");
+        draining.drain().await;
         tokio::time::sleep(DRAIN_NOTICE).await;
     };
     let served = http::serve(
@@ -111,19 +114,28 @@ pub async fn run(config: NodeConfig, bootstrap: bool) -> Result<(), ServeError> 
     })
 }
 
-fn node_options(config: &NodeConfig, bootstrap: bool) -> NodeOptions {
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| ServeError::Listen { address, source })
+}
+
+fn node_options(config: &NodeConfig, begin: Begin) -> NodeOptions {
     NodeOptions {
         node_id: config.node.id,
         info: NodeInfo {
-            peer_address: config.peer.listen.to_string(),
+            peer_address: config.peer_address(),
             http_address: config.http.listen.to_string(),
             dc: config.node.dc.clone(),
             name: config.node_name(),
         },
         data_dir: config.node.data_dir.clone(),
-        bootstrap,
+        begin,
         actor_threads: config.actor_threads(),
         snapshot_entries: config.storage.snapshot_entries,
+        timing: Timing {
+            election_ms_min: config.peer.election_timeout_ms,
+        },
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         storage: config.storage_options(),
     }
 }

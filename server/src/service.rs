@@ -1,7 +1,6 @@
 //! What callers can ask of qiang, without HTTP: commands find their shard, carts find all of theirs,
 //! and every call ends within its deadline.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,15 +9,14 @@ use qiang_engine::command::{Code, Grab, Granted};
 use qiang_engine::promotion::{PromotionState, PromotionView};
 use qiang_engine::routing::{SHARDS, shard_of};
 use qiang_engine::{Answer, Command, OrderId, PromotionId, Refusal, ShardId, UnixMs};
-use qiang_raft::{Board, Flow, FlowError, GroupStatus, Node, Policy};
-use serde::Serialize;
-use tokio::time::{Instant, timeout, timeout_at};
+use qiang_raft::{Board, Flow, FlowError, Node, NodeReport, Policy};
+use tokio::time::{Instant, timeout};
 
 use crate::cart;
 use crate::cluster_config::ClusterConfig;
 
 pub use crate::orders::CancelOrder;
-pub use qiang_raft::ConfigRefusal;
+pub use qiang_raft::{ConfigRefusal, FlowQuery};
 
 /// Everything a node does for its callers. Clones share it.
 #[derive(Clone)]
@@ -29,8 +27,6 @@ pub struct Service {
 
 struct Shared {
     config: RwLock<Arc<ConfigVersion>>,
-    draining: AtomicBool,
-    started_at: UnixMs,
     request_timeout: Duration,
 }
 
@@ -62,58 +58,12 @@ pub struct ConfigVersion {
     pub document: ClusterConfig,
 }
 
-/// Which flows to read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FlowQuery {
-    /// Of which shard.
-    pub shard: ShardId,
-    /// After which cursor; 0 from the oldest.
-    pub after: u64,
-    /// How many at most.
-    pub limit: usize,
-    /// How long to wait for the first.
-    pub wait: Duration,
-    /// Only those that concern this promotion.
-    pub promotion_id: Option<PromotionId>,
-    /// Only those that concern this order.
-    pub order_id: Option<OrderId>,
-}
-
-/// A node as operators see it.
-#[derive(Debug, Clone, Serialize)]
-pub struct NodeStatus {
-    /// Its number in the cluster.
-    pub node_id: u64,
-    /// What operators call it.
-    pub name: String,
-    /// Its data centre.
-    pub dc: String,
-    /// Address for clients.
-    pub http_address: String,
-    /// Address for peers.
-    pub peer_address: String,
-    /// The cluster it belongs to.
-    pub cluster_id: String,
-    /// The version of the binary.
-    pub version: &'static str,
-    /// When it was started, in milliseconds of Unix time.
-    pub started_at: u64,
-    /// Whether it is about to stop.
-    pub draining: bool,
-    /// Why its store takes no more writes, if it does not.
-    pub fault: Option<String>,
-    /// Every group on it: the shards in order, then `meta`.
-    pub groups: Vec<GroupStatus>,
-}
-
 impl Service {
     /// The service of a running node. A call that has not ended after `request_timeout` is answered
     /// with what is then known.
     pub fn new(node: Node, request_timeout: Duration) -> Self {
         let shared = Shared {
             config: RwLock::new(Arc::new(newest_config(&node))),
-            draining: AtomicBool::new(false),
-            started_at: qiang_raft::wall_clock(),
             request_timeout,
         };
         let service = Service {
@@ -201,48 +151,13 @@ impl Service {
 
     /// Flows in commit order.
     pub async fn flows(&self, query: FlowQuery) -> Result<Vec<Flow>, FlowError> {
-        let reader = self
-            .node
-            .flows(query.shard)
-            .ok_or(FlowError::Unavailable)?
-            .clone();
-        let until = Instant::now() + query.wait;
-        let mut advances = reader.advances();
-        let query = Arc::new(query);
-        loop {
-            advances.mark_unchanged();
-            let (reader, asked) = (reader.clone(), query.clone());
-            let read = move || {
-                reader.read(asked.after, asked.limit, |record| {
-                    asked
-                        .promotion_id
-                        .as_ref()
-                        .is_none_or(|id| record.concerns_promotion(id))
-                        && asked
-                            .order_id
-                            .as_ref()
-                            .is_none_or(|id| record.concerns_order(id))
-                })
-            };
-            let flows = tokio::task::spawn_blocking(read).await;
-            let flows = flows.map_err(|error| FlowError::Storage(error.to_string()))??;
-            let waiting = flows.is_empty() && !self.draining();
-            if !waiting || !matches!(timeout_at(until, advances.changed()).await, Ok(Ok(()))) {
-                return Ok(flows);
-            }
-        }
+        self.node.flows(query, || self.draining()).await
     }
 
     /// The configuration in force.
     pub fn config(&self) -> Arc<ConfigVersion> {
         let known = self.shared.config();
-        let newest = self
-            .node
-            .config_versions()
-            .borrow()
-            .last()
-            .map(|newest| newest.version);
-        if newest == Some(known.version) {
+        if self.node.meta_state().borrow().config_version() == known.version {
             return known;
         }
         self.shared.put_in_force(&self.node)
@@ -269,8 +184,9 @@ impl Service {
     /// The versions of the configuration that are kept, newest first.
     pub fn config_history(&self) -> Vec<ConfigVersion> {
         self.node
-            .config_versions()
+            .meta_state()
             .borrow()
+            .versions
             .iter()
             .rev()
             .map(parse_config)
@@ -279,25 +195,17 @@ impl Service {
 
     /// The clock that states are shown by.
     pub fn now(&self) -> UnixMs {
-        qiang_raft::wall_clock()
+        self.node.now()
     }
 
     /// The node and its groups.
-    pub fn status(&self) -> NodeStatus {
-        let options = self.node.options();
-        NodeStatus {
-            node_id: options.node_id,
-            name: options.info.name.clone(),
-            dc: options.info.dc.clone(),
-            http_address: options.info.http_address.clone(),
-            peer_address: options.info.peer_address.clone(),
-            cluster_id: self.node.store().identity().cluster_id.clone(),
-            version: env!("CARGO_PKG_VERSION"),
-            started_at: self.shared.started_at.0,
-            draining: self.draining(),
-            fault: self.node.store().fault(),
-            groups: self.node.groups(),
-        }
+    pub fn status(&self) -> NodeReport {
+        self.node.report()
+    }
+
+    /// The node behind this service, for what operators ask of the cluster.
+    pub fn node(&self) -> &Node {
+        &self.node
     }
 
     /// What the store has done since it was opened.
@@ -312,38 +220,31 @@ impl Service {
 
     /// Whether the node is about to stop.
     pub fn draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Relaxed)
-    }
-
-    /// Says that the node is about to stop: it is no longer ready.
-    pub fn set_draining(&self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
+        self.node.is_draining()
     }
 
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.shared.request_timeout
     }
 
-    /// Asks one shard; past the deadline the outcome is unknown.
+    /// Asks one shard, wherever it is led; past the deadline the outcome is unknown.
     pub(crate) async fn ask(
         &self,
         shard: ShardId,
         command: Command,
         deadline: Instant,
     ) -> Result<Answer, Refusal> {
-        timeout_at(deadline, self.node.shard(shard).ask(command))
-            .await
-            .unwrap_or(Err(Refusal::OutcomeUnknown))
+        self.node.ask(shard, command, deadline).await
     }
 
     /// Puts every new configuration in force as soon as this node learns of it.
     fn follow_config(&self) {
-        let mut versions = self.node.config_versions();
+        let mut state = self.node.meta_state();
         let (node, shared) = (self.node.clone(), self.shared.clone());
         tokio::spawn(async move {
             loop {
                 shared.put_in_force(&node);
-                if versions.changed().await.is_err() {
+                if state.changed().await.is_err() {
                     return;
                 }
             }
@@ -384,7 +285,7 @@ pub fn policy_of(config: &ClusterConfig) -> Policy {
 }
 
 fn newest_config(node: &Node) -> ConfigVersion {
-    let versions = node.config_versions().borrow().clone();
+    let versions = node.meta_state().borrow().versions.clone();
     let default = || ConfigVersion {
         version: 0,
         at: UnixMs(0),

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
+use qiang_raft::Begin;
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
@@ -39,8 +40,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS")]
     peer_listen: Option<String>,
     /// Begin a new one-node cluster if the data directory is empty; harmless if it is this node's already
-    #[arg(long)]
+    #[arg(long, conflicts_with = "join")]
     bootstrap: bool,
+    /// Join the cluster of the node at this peer address, if the data directory is empty; then add it with `qiang raft add-node`
+    #[arg(long, value_name = "PEER_ADDRESS")]
+    join: Option<String>,
     /// Print the settings in force and where they come from, and do nothing else
     #[arg(long)]
     print_config: bool,
@@ -75,7 +79,7 @@ pub(crate) fn run(args: &ServeArgs, out: &mut Output) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::Server(format!("cannot start the HTTP threads: {error}")))?;
     runtime
-        .block_on(serve::run(config, args.bootstrap))
+        .block_on(serve::run(config, args.begin()))
         .map_err(|error| {
             if error.is_usage() {
                 Failure::Usage(error.to_string())
@@ -86,6 +90,15 @@ pub(crate) fn run(args: &ServeArgs, out: &mut Output) -> Result<(), Failure> {
 }
 
 impl ServeArgs {
+    /// What an empty data directory becomes.
+    fn begin(&self) -> Begin {
+        match &self.join {
+            Some(address) => Begin::Join(address.clone()),
+            None if self.bootstrap => Begin::Bootstrap,
+            None => Begin::Existing,
+        }
+    }
+
     /// The flags that are settings.
     fn flags(&self) -> Result<Vec<FlagSetting>, Failure> {
         let data_dir = match &self.data_dir {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a node says that it is ready only where it would serve a grab of any of its shards.
 
-use qiang_raft::GroupStatus;
+use qiang_raft::{GroupStatus, NodeReport};
 use serde::Serialize;
 
 use super::Http;
@@ -10,7 +10,6 @@ use super::problem::{Problem, ShardProblem};
 use super::query::Query;
 use super::response::{Media, Outcome, Reply};
 use super::time::Time;
-use crate::service::NodeStatus;
 
 /// What the group of the cluster's own state is called.
 const META: &str = "meta";
@@ -75,23 +74,34 @@ pub(super) fn cluster(http: &Http, query: Option<&str>) -> Outcome {
     Ok(Reply::json(200, &cluster_shape(&http.service.status())))
 }
 
-fn readiness(status: &NodeStatus) -> Result<(), Problem> {
+fn readiness(status: &NodeReport) -> Result<(), Problem> {
     if let Some(fault) = &status.fault {
         return Err(Problem::not_ready(
             format!("the store takes no more writes: {fault}"),
             Vec::new(),
         ));
     }
-    let shards: Vec<ShardProblem> = status
-        .groups
-        .iter()
+    if let Some(fenced) = &status.fenced {
+        return Err(Problem::not_ready(
+            format!("this node is out of the cluster: {fenced}"),
+            Vec::new(),
+        ));
+    }
+    let hosted = || status.groups.iter().filter(|group| group.hosted);
+    if !hosted().any(|group| group.group == META) {
+        return Err(Problem::not_ready(
+            "this node waits to be added to its cluster, with `qiang raft add-node`".to_owned(),
+            Vec::new(),
+        ));
+    }
+    let shards: Vec<ShardProblem> = hosted()
         .filter_map(|group| shard_problem(status.node_id, group))
         .collect();
     if let Some(first) = shards.first() {
         let count = shards.len();
         let detail = format!(
             "{count} of {} groups do not serve; {}: {}",
-            status.groups.len(),
+            hosted().count(),
             first.shard,
             first.reason
         );
@@ -121,15 +131,15 @@ fn shard_problem(node_id: u64, group: &GroupStatus) -> Option<ShardProblem> {
     })
 }
 
-fn cluster_shape(status: &NodeStatus) -> ClusterShape<'_> {
+fn cluster_shape(status: &NodeReport) -> ClusterShape<'_> {
     let node = NodeShape {
         id: status.node_id,
-        name: &status.name,
-        dc: &status.dc,
+        name: &status.info.name,
+        dc: &status.info.dc,
         state: node_state(status),
-        http_address: &status.http_address,
-        peer_address: &status.peer_address,
-        version: status.version,
+        http_address: &status.info.http_address,
+        peer_address: &status.info.peer_address,
+        version: &status.version,
         started_at: Time(qiang_engine::UnixMs(status.started_at)),
         fault: status.fault.as_deref(),
     };
@@ -152,7 +162,7 @@ fn cluster_shape(status: &NodeStatus) -> ClusterShape<'_> {
     }
 }
 
-fn node_state(status: &NodeStatus) -> &'static str {
+fn node_state(status: &NodeReport) -> &'static str {
     match readiness(status) {
         _ if status.fault.is_some() => "faulted",
         _ if status.draining => "draining",
@@ -185,6 +195,9 @@ mod tests {
     fn group(name: &str) -> GroupStatus {
         GroupStatus {
             group: name.to_owned(),
+            hosted: true,
+            voters: vec![1],
+            learners: Vec::new(),
             leader: Some(1),
             term: 2,
             last_index: 9,
@@ -199,15 +212,19 @@ mod tests {
         }
     }
 
-    fn status() -> NodeStatus {
-        NodeStatus {
+    fn status() -> NodeReport {
+        NodeReport {
             node_id: 1,
-            name: "node-1".to_owned(),
-            dc: "a".to_owned(),
-            http_address: "127.0.0.1:7400".to_owned(),
-            peer_address: "127.0.0.1:7500".to_owned(),
+            info: qiang_raft::NodeInfo {
+                name: "node-1".to_owned(),
+                dc: "a".to_owned(),
+                http_address: "127.0.0.1:7400".to_owned(),
+                peer_address: "127.0.0.1:7500".to_owned(),
+            },
             cluster_id: "c".to_owned(),
-            version: "0.1.0",
+            incarnation: 1,
+            version: "0.1.0".to_owned(),
+            fenced: None,
             started_at: 1000,
             draining: false,
             fault: None,
@@ -216,7 +233,7 @@ mod tests {
     }
 
     /// The problem document of a node that is not ready.
-    fn unready(status: &NodeStatus) -> Value {
+    fn unready(status: &NodeReport) -> Value {
         let mut out = Vec::new();
         readiness(status).unwrap_err().write(&mut out);
         serde_json::from_slice(&out).unwrap()

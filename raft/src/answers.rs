@@ -1,0 +1,275 @@
+//! What peers ask, and who on this node answers. One arm for each kind of message.
+//!
+//! Invariant: a message is decoded, and an append handed to its group, in the first poll of its answer:
+//! appends of one connection reach their groups in the order they were sent.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use openraft::Snapshot;
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use qiang_engine::codec;
+use qiang_storage::GroupId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::node::Node;
+use crate::peer::{Answering, Handler, Incoming, Lane};
+use crate::rpc::{
+    Append, Forwarded, Introduction, Kind, MetaRequest, RecoverRequest, Scoped, ShardRequest,
+    SnapshotChunk, SnapshotInstall, encode_answer,
+};
+use crate::snapshot::SnapshotFile;
+use crate::types::TypeConfig;
+use crate::world::blocking;
+
+/// Snapshots that are being received, by sender and group.
+type Transfers = Arc<Mutex<BTreeMap<(u64, u16), Arc<Receiving>>>>;
+
+/// A snapshot file that is being received.
+struct Receiving {
+    path: PathBuf,
+    index: u64,
+    written: Mutex<(File, u64)>,
+}
+
+/// Answers peers for a node.
+pub struct Answers {
+    node: Node,
+    transfers: Transfers,
+}
+
+impl Answers {
+    pub fn new(node: Node) -> Self {
+        Answers {
+            node,
+            transfers: Transfers::default(),
+        }
+    }
+}
+
+impl Handler for Answers {
+    fn handle(&self, from: Incoming, kind: u8, payload: Bytes) -> Answering {
+        let Some(kind) = Kind::from_u8(kind) else {
+            tracing::warn!(from = from.from, kind, "a message of an unknown kind");
+            return Box::pin(std::future::ready(None));
+        };
+        let allowed = match kind {
+            Kind::Introduce => true,
+            Kind::Recover => from.is_member && from.lane == Lane::Recovery,
+            _ => from.is_member && from.lane != Lane::Recovery,
+        };
+        if !allowed {
+            tracing::warn!(
+                from = from.from,
+                ?kind,
+                "a message that its sender may not send"
+            );
+            return Box::pin(std::future::ready(None));
+        }
+        let (node, transfers) = (self.node.clone(), self.transfers.clone());
+        Box::pin(async move {
+            let answer = match kind {
+                Kind::Append => reply(append(&node, &payload).await),
+                Kind::Vote => reply(vote(&node, &payload, false).await),
+                Kind::PreVote => reply(vote(&node, &payload, true).await),
+                Kind::TransferLeader => reply(transfer_leader(&node, &payload).await),
+                Kind::SnapshotChunk => {
+                    reply(receive_chunk(&node, transfers, from.from, &payload).await)
+                }
+                Kind::SnapshotInstall => {
+                    reply(install(&node, &transfers, from.from, &payload).await)
+                }
+                Kind::Forward => reply(forwarded(&node, &payload).await),
+                Kind::Meta => reply(meta(&node, &payload).await),
+                Kind::Report => reply::<_>(Ok(node.report())),
+                Kind::Introduce => reply::<Introduction>(Ok(node.introduction())),
+                Kind::Shard => return shard(&node, &payload).await,
+                Kind::Recover => return recover(&node, &payload).await,
+            };
+            Some(answer)
+        })
+    }
+}
+
+fn reply<T: Serialize>(answer: Result<T, String>) -> Bytes {
+    encode_answer(&answer)
+}
+
+fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
+    codec::decode(payload).map_err(|error| format!("the question cannot be read: {error}"))
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+async fn append(
+    node: &Node,
+    payload: &[u8],
+) -> Result<openraft::raft::AppendEntriesResponse<TypeConfig>, String> {
+    let Scoped { group, what } = decode::<Scoped<Append>>(payload)?;
+    let request = what.into_request().map_err(text)?;
+    let raft = match node.groups().raft(GroupId(group)) {
+        Some(raft) => raft,
+        None => node.groups().called(GroupId(group)).await.map_err(text)?,
+    };
+    raft.append(request).await.map_err(text)
+}
+
+async fn vote(
+    node: &Node,
+    payload: &[u8],
+    pre: bool,
+) -> Result<openraft::raft::VoteResponse<TypeConfig>, String> {
+    let Scoped { group, what } = decode::<Scoped<VoteRequest<TypeConfig>>>(payload)?;
+    let raft = node
+        .groups()
+        .raft(GroupId(group))
+        .ok_or("the group does not run here")?;
+    let voted = if pre {
+        raft.pre_vote(what).await
+    } else {
+        raft.vote(what).await
+    };
+    voted.map_err(text)
+}
+
+async fn transfer_leader(
+    node: &Node,
+    payload: &[u8],
+) -> Result<openraft::raft::TransferLeaderResponse<TypeConfig>, String> {
+    let Scoped { group, what } = decode::<Scoped<TransferLeaderRequest<TypeConfig>>>(payload)?;
+    let raft = node
+        .groups()
+        .raft(GroupId(group))
+        .ok_or("the group does not run here")?;
+    raft.handle_transfer_leader(what).await.map_err(text)
+}
+
+async fn receive_chunk(
+    node: &Node,
+    transfers: Transfers,
+    from: u64,
+    payload: &[u8],
+) -> Result<(), String> {
+    let Scoped { group, what } = decode::<Scoped<SnapshotChunk>>(payload)?;
+    let dir = node.groups().store.dir().join("incoming");
+    let take = move || take_chunk(dir, &transfers, (from, group), &what);
+    blocking(take).await.and_then(|taken| taken).map_err(text)
+}
+
+fn take_chunk(
+    dir: PathBuf,
+    transfers: &Transfers,
+    key: (u64, u16),
+    chunk: &SnapshotChunk,
+) -> io::Result<()> {
+    let lock = || transfers.lock().unwrap_or_else(PoisonError::into_inner);
+    if chunk.offset == 0 {
+        std::fs::create_dir_all(&dir)?;
+        let path = dir.join(format!("{}-{}.part", key.0, key.1));
+        let written = Mutex::new((File::create(&path)?, 0));
+        lock().insert(
+            key,
+            Arc::new(Receiving {
+                path,
+                index: chunk.index,
+                written,
+            }),
+        );
+    }
+    let receiving = lock().get(&key).cloned();
+    let receiving = receiving
+        .filter(|receiving| receiving.index == chunk.index)
+        .ok_or_else(|| io::Error::other("no such snapshot is being received"))?;
+    let mut written = receiving
+        .written
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if written.1 != chunk.offset {
+        return Err(io::Error::other(format!(
+            "byte {} was expected, not {}",
+            written.1, chunk.offset
+        )));
+    }
+    written.0.write_all(&chunk.bytes)?;
+    written.1 += chunk.bytes.len() as u64;
+    Ok(())
+}
+
+async fn install(
+    node: &Node,
+    transfers: &Transfers,
+    from: u64,
+    payload: &[u8],
+) -> Result<openraft::raft::SnapshotResponse<TypeConfig>, String> {
+    let Scoped { group, what } = decode::<Scoped<SnapshotInstall>>(payload)?;
+    let received = {
+        let mut transfers = transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        transfers.remove(&(from, group))
+    };
+    let complete = |receiving: &Arc<Receiving>| {
+        let written = receiving
+            .written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        receiving.index == what.index && written.1 == what.bytes
+    };
+    let received = received
+        .filter(complete)
+        .ok_or("the snapshot was not received whole")?;
+    let raft = node.groups().called(GroupId(group)).await.map_err(text)?;
+    let snapshot = SnapshotFile {
+        index: what.index,
+        path: received.path.clone(),
+    };
+    raft.install(
+        what.vote,
+        Snapshot {
+            meta: what.meta,
+            snapshot,
+        },
+    )
+    .await
+    .map_err(text)
+}
+
+async fn forwarded(node: &Node, payload: &[u8]) -> Result<crate::rpc::ForwardAnswer, String> {
+    let forwarded: Forwarded = decode(payload)?;
+    Ok(node.router().answer_forwarded(forwarded).await)
+}
+
+async fn meta(node: &Node, payload: &[u8]) -> Result<crate::rpc::MetaAnswer, String> {
+    let request: MetaRequest = decode(payload)?;
+    Ok(node.answer_meta(request).await)
+}
+
+async fn shard(node: &Node, payload: &[u8]) -> Option<Bytes> {
+    let request: ShardRequest = match decode(payload) {
+        Ok(request) => request,
+        Err(error) => return Some(reply::<()>(Err(error))),
+    };
+    Some(match request {
+        ShardRequest::Transfer { group, to } => reply(node.hand_over(GroupId(group), to).await),
+        ShardRequest::Members { group } => reply(node.members(GroupId(group))),
+        ShardRequest::Flows { query } => reply(Ok(node.flows_here(query).await)),
+        ShardRequest::Stale { promotion_id } => reply(Ok(node.stale_here(&promotion_id))),
+    })
+}
+
+async fn recover(node: &Node, payload: &[u8]) -> Option<Bytes> {
+    let request: RecoverRequest = match decode(payload) {
+        Ok(request) => request,
+        Err(error) => return Some(reply::<()>(Err(error))),
+    };
+    Some(match request {
+        RecoverRequest::State => reply(Ok(node.survivor_state())),
+        RecoverRequest::Fence { incarnation } => reply(node.fence(incarnation).await),
+        RecoverRequest::Resume { groups } => reply(node.resume(groups).await),
+    })
+}

@@ -1,0 +1,589 @@
+//! The cluster as it should be: its nodes, what each is to be used for, and where every group's replicas
+//! belong. One small document, kept by the meta group; every node brings about its own part of it.
+//!
+//! Invariant: the document only changes as a whole, from the revision it was decided on; so two operators
+//! at once are one after the other, and the second is judged by what the first has done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qiang_engine::routing::SHARDS;
+use serde::{Deserialize, Serialize};
+
+use crate::placement::{
+    DcError, Duty, Group, Placement, Site, WITNESS_DC, check_dc, plan, would_lose_quorum,
+};
+use crate::types::NodeInfo;
+
+/// Nodes of a cluster at most.
+pub const NODES_MAX: usize = 64;
+
+/// A node that belongs to the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its addresses, data centre and name.
+    pub info: NodeInfo,
+    /// What it is to be used for.
+    pub duty: Duty,
+}
+
+/// The document.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Grows by one with every change; 0 before the first.
+    pub revision: u64,
+    /// Its nodes by number.
+    pub nodes: BTreeMap<u64, Member>,
+    /// Numbers of nodes that were removed; they are never used again, because an empty node of a known
+    /// number would have forgotten whom it voted for.
+    pub removed: BTreeSet<u64>,
+    /// The data centre whose nodes lead.
+    pub preferred_dc: String,
+    /// Where every group's replicas belong and who should lead.
+    pub placement: Placement,
+}
+
+/// A change that an operator, or a node on its own, asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClusterChange {
+    /// The first node begins the cluster.
+    Found {
+        /// The node.
+        node_id: u64,
+        /// What others know of it.
+        info: NodeInfo,
+    },
+    /// A node joins.
+    Add {
+        /// The node.
+        node_id: u64,
+        /// What others know of it.
+        info: NodeInfo,
+        /// Only to listen, until it is added without this.
+        learner: bool,
+    },
+    /// A node comes back with other addresses.
+    Readdress {
+        /// The node.
+        node_id: u64,
+        /// What others know of it now.
+        info: NodeInfo,
+    },
+    /// A node is to lead nothing, or may lead again.
+    Drain {
+        /// The node.
+        node_id: u64,
+        /// Whether it is to lead nothing.
+        drain: bool,
+    },
+    /// A node is to give up everything and leave.
+    Remove {
+        /// The node.
+        node_id: u64,
+        /// Also if a group could lose its quorum.
+        force: bool,
+    },
+    /// A node that was leaving holds nothing any more.
+    Retire {
+        /// The node.
+        node_id: u64,
+    },
+    /// All leaders to the nodes of a data centre.
+    PreferDc {
+        /// The data centre.
+        dc: String,
+    },
+    /// One shard's leader to one node.
+    Lead {
+        /// The shard.
+        shard: u16,
+        /// The node.
+        node_id: u64,
+    },
+    /// Replicas and leaders evenly over all nodes.
+    Rebalance,
+    /// Only one data centre is left, after recovery.
+    Recovered {
+        /// The data centre.
+        dc: String,
+    },
+}
+
+/// Why a change cannot be; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClusterRefusal {
+    /// The number is taken.
+    #[error("node {0} is already a member of the cluster")]
+    Duplicate(u64),
+    /// The number was used before.
+    #[error("node {0} was a member and was removed: a number is never used twice, choose another")]
+    UsedBefore(u64),
+    /// No such node.
+    #[error("the cluster has no node {0}")]
+    UnknownNode(u64),
+    /// No such shard.
+    #[error("there is no shard {0}: shards are numbered 0 to {max}", max = SHARDS - 1)]
+    UnknownShard(u16),
+    /// No such data centre, or one too many.
+    #[error(transparent)]
+    Dc(#[from] DcError),
+    /// No node of this data centre can lead.
+    #[error("no node of data centre {0:?} can lead")]
+    NoLeaders(String),
+    /// Another node has the address.
+    #[error("node {node_id} already has the address {address}")]
+    AddressTaken {
+        /// The node that has it.
+        node_id: u64,
+        /// The address.
+        address: String,
+    },
+    /// The node cannot lead the shard.
+    #[error("node {node_id} cannot lead shard {shard}: it {why}")]
+    CannotLead {
+        /// The shard.
+        shard: u16,
+        /// The node.
+        node_id: u64,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Groups would be left without a living majority.
+    #[error(
+        "removing node {node_id} would leave {} of the groups without a quorum of living nodes ({}); start the nodes that are down first, or use --force",
+        .groups.len(), name_groups(.groups)
+    )]
+    LosesQuorum {
+        /// The node.
+        node_id: u64,
+        /// The groups.
+        groups: Vec<Group>,
+    },
+    /// It is the only node.
+    #[error("node {0} is the only one that holds replicas: add another first")]
+    LastNode(u64),
+    /// More than are supported.
+    #[error("the cluster has {NODES_MAX} nodes, which is the most")]
+    TooManyNodes,
+    /// It was done already, or is not needed.
+    #[error("{0}")]
+    Nothing(String),
+}
+
+fn name_groups(groups: &[Group]) -> String {
+    let named: Vec<String> = groups.iter().take(3).map(ToString::to_string).collect();
+    let more = if groups.len() > 3 { ", …" } else { "" };
+    format!("{}{more}", named.join(", "))
+}
+
+impl Cluster {
+    /// Decides a change; `alive` are the nodes that answer now. The result is the next revision.
+    ///
+    /// # Errors
+    /// See [`ClusterRefusal`].
+    pub fn decide(
+        &self,
+        change: &ClusterChange,
+        alive: &BTreeSet<u64>,
+    ) -> Result<Cluster, ClusterRefusal> {
+        let mut next = self.clone();
+        next.revision += 1;
+        match change {
+            ClusterChange::Found { node_id, info } => {
+                if !self.nodes.is_empty() {
+                    return Err(ClusterRefusal::Nothing(
+                        "the cluster exists already".to_owned(),
+                    ));
+                }
+                next.preferred_dc.clone_from(&info.dc);
+                next.placement = Placement::unplaced(usize::from(SHARDS));
+                next.join(*node_id, info, Duty::Serves);
+            }
+            ClusterChange::Add {
+                node_id,
+                info,
+                learner,
+            } => {
+                self.check_newcomer(*node_id, info)?;
+                next.join(
+                    *node_id,
+                    info,
+                    if *learner { Duty::Spare } else { Duty::Serves },
+                );
+            }
+            ClusterChange::Readdress { node_id, info } => {
+                let member = next.member(*node_id)?;
+                if member.info == *info {
+                    return Err(ClusterRefusal::Nothing(format!(
+                        "node {node_id} is known by these addresses"
+                    )));
+                }
+                member.info = info.clone();
+                return Ok(next);
+            }
+            ClusterChange::Drain { node_id, drain } => next.drain(*node_id, *drain)?,
+            ClusterChange::Remove { node_id, force } => {
+                next.member(*node_id)?.duty = Duty::Leaving;
+                if !next
+                    .nodes
+                    .values()
+                    .any(|member| matches!(member.duty, Duty::Serves | Duty::NoLeading))
+                {
+                    return Err(ClusterRefusal::LastNode(*node_id));
+                }
+                next.replan();
+                let groups = would_lose_quorum(&self.placement, &next.placement, alive);
+                if !groups.is_empty() && !force {
+                    return Err(ClusterRefusal::LosesQuorum {
+                        node_id: *node_id,
+                        groups,
+                    });
+                }
+            }
+            ClusterChange::Retire { node_id } => {
+                next.member(*node_id)?;
+                next.nodes.remove(node_id);
+                next.removed.insert(*node_id);
+                return Ok(next);
+            }
+            ClusterChange::PreferDc { dc } => {
+                let leads = |member: &Member| member.info.dc == *dc && member.duty == Duty::Serves;
+                if dc == WITNESS_DC || !self.nodes.values().any(leads) {
+                    return Err(ClusterRefusal::NoLeaders(dc.clone()));
+                }
+                next.preferred_dc.clone_from(dc);
+            }
+            ClusterChange::Lead { shard, node_id } => {
+                next.lead(*shard, *node_id)?;
+                return Ok(next);
+            }
+            ClusterChange::Rebalance => {}
+            ClusterChange::Recovered { dc } => {
+                let nodes = self.nodes.clone().into_iter();
+                let (kept, lost): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                    nodes.partition(|(_, member)| member.info.dc == *dc);
+                next.nodes = kept;
+                next.removed.extend(lost.keys());
+                next.preferred_dc.clone_from(dc);
+            }
+        }
+        next.replan();
+        let unchanged = Cluster {
+            revision: next.revision,
+            ..self.clone()
+        };
+        if matches!(
+            change,
+            ClusterChange::Rebalance | ClusterChange::PreferDc { .. }
+        ) && next == unchanged
+        {
+            return Err(ClusterRefusal::Nothing(
+                "everything is where it should be".to_owned(),
+            ));
+        }
+        Ok(next)
+    }
+
+    /// What the planner is told of the nodes.
+    pub fn sites(&self) -> Vec<Site> {
+        let site = |(id, member): (&u64, &Member)| Site {
+            id: *id,
+            dc: member.info.dc.clone(),
+            duty: member.duty,
+        };
+        self.nodes.iter().map(site).collect()
+    }
+
+    /// The voters that a group should have: a shard's, or, past the shards, the meta group's.
+    pub fn voters(&self, group: u16) -> &[u64] {
+        match self.placement.shards.get(usize::from(group)) {
+            Some(place) => &place.voters,
+            None => &self.placement.meta,
+        }
+    }
+
+    fn replan(&mut self) {
+        self.placement = plan(&self.sites(), &self.placement, &self.preferred_dc);
+    }
+
+    fn member(&mut self, node_id: u64) -> Result<&mut Member, ClusterRefusal> {
+        self.nodes
+            .get_mut(&node_id)
+            .ok_or(ClusterRefusal::UnknownNode(node_id))
+    }
+
+    fn join(&mut self, node_id: u64, info: &NodeInfo, duty: Duty) {
+        let info = info.clone();
+        self.nodes.insert(node_id, Member { info, duty });
+    }
+
+    fn check_newcomer(&self, node_id: u64, info: &NodeInfo) -> Result<(), ClusterRefusal> {
+        if self.removed.contains(&node_id) {
+            return Err(ClusterRefusal::UsedBefore(node_id));
+        }
+        match self.nodes.get(&node_id) {
+            // A learner that is to serve from now on.
+            Some(known) if known.duty == Duty::Spare && known.info.dc == info.dc => return Ok(()),
+            Some(_) => return Err(ClusterRefusal::Duplicate(node_id)),
+            None => {}
+        }
+        let taken = self
+            .nodes
+            .iter()
+            .find(|(_, member)| member.info.peer_address == info.peer_address);
+        if let Some((other, _)) = taken {
+            return Err(ClusterRefusal::AddressTaken {
+                node_id: *other,
+                address: info.peer_address.clone(),
+            });
+        }
+        if self.nodes.len() >= NODES_MAX {
+            return Err(ClusterRefusal::TooManyNodes);
+        }
+        Ok(check_dc(&self.sites(), &info.dc)?)
+    }
+
+    fn drain(&mut self, node_id: u64, drain: bool) -> Result<(), ClusterRefusal> {
+        let member = self.member(node_id)?;
+        let (from, to) = if drain {
+            (Duty::Serves, Duty::NoLeading)
+        } else {
+            (Duty::NoLeading, Duty::Serves)
+        };
+        if member.duty != from {
+            let state = match member.duty {
+                Duty::Serves => "is not draining",
+                Duty::NoLeading => "is draining already",
+                Duty::Leaving => "is leaving",
+                Duty::Spare => "is a learner, which leads nothing",
+            };
+            return Err(ClusterRefusal::Nothing(format!("node {node_id} {state}")));
+        }
+        member.duty = to;
+        Ok(())
+    }
+
+    fn lead(&mut self, shard: u16, node_id: u64) -> Result<(), ClusterRefusal> {
+        let member = self.member(node_id)?.clone();
+        let place = self
+            .placement
+            .shards
+            .get_mut(usize::from(shard))
+            .ok_or(ClusterRefusal::UnknownShard(shard))?;
+        let why = match member.duty {
+            _ if member.info.dc == WITNESS_DC => Some("is a witness"),
+            _ if !place.voters.contains(&node_id) => Some("holds no replica of it"),
+            Duty::NoLeading => Some("is draining"),
+            Duty::Leaving => Some("is leaving"),
+            Duty::Serves | Duty::Spare => None,
+        };
+        if let Some(why) = why {
+            return Err(ClusterRefusal::CannotLead {
+                shard,
+                node_id,
+                why,
+            });
+        }
+        place.leader = Some(node_id);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(number: u64, dc: &str) -> NodeInfo {
+        NodeInfo {
+            peer_address: format!("10.0.0.{number}:7500"),
+            http_address: format!("10.0.0.{number}:7400"),
+            dc: dc.to_owned(),
+            name: format!("node-{number}"),
+        }
+    }
+
+    fn add(number: u64, dc: &str) -> ClusterChange {
+        ClusterChange::Add {
+            node_id: number,
+            info: info(number, dc),
+            learner: false,
+        }
+    }
+
+    fn all(cluster: &Cluster) -> BTreeSet<u64> {
+        cluster.nodes.keys().copied().collect()
+    }
+
+    /// Nodes 1 and 2 in data centre a, 3 and 4 in b.
+    fn four() -> Cluster {
+        let found = ClusterChange::Found {
+            node_id: 1,
+            info: info(1, "a"),
+        };
+        let mut cluster = Cluster::default()
+            .decide(&found, &BTreeSet::new())
+            .expect("the first node");
+        for (number, dc) in [(2, "a"), (3, "b"), (4, "b")] {
+            cluster = cluster
+                .decide(&add(number, dc), &all(&cluster))
+                .expect("a node");
+        }
+        cluster
+    }
+
+    #[test]
+    fn four_nodes_hold_every_group_and_the_preferred_data_centre_leads() {
+        let cluster = four();
+        assert_eq!(cluster.revision, 4);
+        assert_eq!(cluster.placement.meta, [1, 2, 3, 4]);
+        for place in &cluster.placement.shards {
+            assert_eq!(place.voters, [1, 2, 3, 4]);
+        }
+        let led = |node| {
+            cluster
+                .placement
+                .shards
+                .iter()
+                .filter(|place| place.leader == Some(node))
+                .count()
+        };
+        assert_eq!([led(1), led(2), led(3), led(4)], [8, 8, 0, 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_named() {
+        let cluster = four();
+        let refused = |change: ClusterChange| {
+            cluster
+                .decide(&change, &all(&cluster))
+                .expect_err("a refusal")
+                .to_string()
+        };
+        assert!(refused(add(3, "b")).contains("node 3 is already a member"));
+        assert!(refused(add(5, "c")).contains("third"));
+        assert!(
+            refused(ClusterChange::Drain {
+                node_id: 9,
+                drain: true
+            })
+            .contains("no node 9")
+        );
+        assert!(
+            refused(ClusterChange::Lead {
+                shard: 16,
+                node_id: 1
+            })
+            .contains("no shard 16")
+        );
+        assert!(refused(ClusterChange::PreferDc { dc: "x".to_owned() }).contains("\"x\""));
+        assert!(refused(ClusterChange::Rebalance).contains("where it should be"));
+        let mut taken = info(5, "a");
+        taken.peer_address = info(2, "a").peer_address;
+        let add = ClusterChange::Add {
+            node_id: 5,
+            info: taken,
+            learner: false,
+        };
+        assert!(refused(add).contains("node 2 already has the address"));
+    }
+
+    #[test]
+    fn a_removal_that_would_lose_a_quorum_is_refused_unless_forced() {
+        let cluster = four();
+        let remove = |force| ClusterChange::Remove { node_id: 3, force };
+        let alive: BTreeSet<u64> = [1, 3].into();
+        let refused = cluster
+            .decide(&remove(false), &alive)
+            .expect_err("two of four live");
+        assert!(
+            refused.to_string().contains("without a quorum"),
+            "{refused}"
+        );
+        assert!(cluster.decide(&remove(true), &alive).is_ok());
+        let next = cluster
+            .decide(&remove(false), &all(&cluster))
+            .expect("all live");
+        assert_eq!(next.nodes[&3].duty, Duty::Leaving);
+        assert!(
+            next.placement
+                .shards
+                .iter()
+                .all(|place| place.voters == [1, 2, 4])
+        );
+    }
+
+    #[test]
+    fn a_removed_number_is_never_used_again() {
+        let cluster = four();
+        let removed = cluster
+            .decide(
+                &ClusterChange::Remove {
+                    node_id: 4,
+                    force: false,
+                },
+                &all(&cluster),
+            )
+            .and_then(|cluster| {
+                cluster.decide(&ClusterChange::Retire { node_id: 4 }, &all(&cluster))
+            })
+            .expect("a removal");
+        assert!(!removed.nodes.contains_key(&4));
+        assert_eq!(
+            removed.decide(&add(4, "b"), &all(&removed)),
+            Err(ClusterRefusal::UsedBefore(4))
+        );
+        assert!(removed.decide(&add(5, "b"), &all(&removed)).is_ok());
+    }
+
+    #[test]
+    fn after_recovery_only_the_surviving_data_centre_is_left() {
+        let cluster = four();
+        let next = cluster
+            .decide(
+                &ClusterChange::Recovered { dc: "b".to_owned() },
+                &[3, 4].into(),
+            )
+            .expect("recovered");
+        assert_eq!(next.nodes.keys().copied().collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(next.removed, [1, 2].into());
+        assert!(
+            next.placement
+                .shards
+                .iter()
+                .all(|place| place.voters == [3, 4])
+        );
+        assert!(
+            next.placement
+                .shards
+                .iter()
+                .all(|place| matches!(place.leader, Some(3 | 4)))
+        );
+    }
+
+    #[test]
+    fn a_learner_holds_nothing_until_it_is_added_to_serve() {
+        let cluster = four();
+        let learner = ClusterChange::Add {
+            node_id: 5,
+            info: info(5, "b"),
+            learner: true,
+        };
+        let cluster = cluster.decide(&learner, &all(&cluster)).expect("a learner");
+        assert!(
+            cluster
+                .placement
+                .shards
+                .iter()
+                .all(|place| !place.voters.contains(&5))
+        );
+        let cluster = cluster
+            .decide(&add(5, "b"), &all(&cluster))
+            .expect("it serves");
+        assert!(
+            cluster
+                .placement
+                .shards
+                .iter()
+                .any(|place| place.voters.contains(&5))
+        );
+    }
+}

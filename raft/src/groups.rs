@@ -1,0 +1,396 @@
+//! The groups that run on this node: started when they have data here or their leader calls, stopped when
+//! placement has moved them elsewhere.
+//!
+//! Invariant: starting and stopping of groups is one after another; a group that is stopped has handed
+//! everything it had to say to its actor before the actor is told to begin anew.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::error::{ClientWriteError, Fatal, RaftError};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use openraft::{ChangeMembers, Config, Raft, RaftMetrics};
+use qiang_engine::routing::SHARDS;
+use qiang_storage::{GroupId, GroupLog, Store};
+use tokio::sync::watch;
+
+use crate::group::ShardGroup;
+use crate::log_store::LogStore;
+use crate::mailbox::LogEvent;
+use crate::meta::{MetaMachine, MetaState};
+use crate::network::Network;
+use crate::node::StartError;
+use crate::peer::Peers;
+use crate::placement::WITNESS_DC;
+use crate::shard_machine::ShardMachine;
+use crate::snapshot::{self, SnapshotFile};
+use crate::types::{NodeInfo, StoredMembership, TypeConfig};
+use crate::world::blocking;
+
+/// The group after the shards': the cluster's own state.
+pub const META_GROUP: GroupId = GroupId(SHARDS);
+
+/// The meta group's Raft instance.
+pub type MetaRaft = Raft<TypeConfig, MetaMachine>;
+
+/// The Raft instance of any group.
+#[derive(Clone)]
+pub enum AnyRaft {
+    /// A shard's.
+    Shard(crate::group::ShardRaft),
+    /// The meta group's.
+    Meta(MetaRaft),
+}
+
+/// The same call on either.
+macro_rules! either {
+    ($any:expr, $raft:ident => $call:expr) => {
+        match $any {
+            AnyRaft::Shard($raft) => $call,
+            AnyRaft::Meta($raft) => $call,
+        }
+    };
+}
+
+impl AnyRaft {
+    pub async fn append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RaftError<TypeConfig>> {
+        either!(self, raft => raft.append_entries(request).await)
+    }
+
+    pub async fn vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, RaftError<TypeConfig>> {
+        either!(self, raft => raft.vote(request).await)
+    }
+
+    pub async fn pre_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, RaftError<TypeConfig>> {
+        either!(self, raft => raft.pre_vote(request).await)
+    }
+
+    pub async fn handle_transfer_leader(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Fatal<TypeConfig>> {
+        either!(self, raft => raft.handle_transfer_leader(request).await)
+    }
+
+    pub async fn install(
+        &self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+    ) -> Result<SnapshotResponse<TypeConfig>, Fatal<TypeConfig>> {
+        either!(self, raft => raft.install_full_snapshot(vote, snapshot).await)
+    }
+
+    pub fn is_leader(&self) -> bool {
+        either!(self, raft => raft.is_leader())
+    }
+
+    /// Looks at the metrics for a moment.
+    pub fn look<T>(&self, look: impl FnOnce(&RaftMetrics<TypeConfig>) -> T) -> T {
+        either!(self, raft => look(&raft.metrics().borrow_watched()))
+    }
+
+    pub async fn elect(&self) -> Result<(), Fatal<TypeConfig>> {
+        either!(self, raft => raft.trigger().elect(false).await)
+    }
+
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), Fatal<TypeConfig>> {
+        either!(self, raft => raft.trigger().transfer_leader(to).await)
+    }
+
+    pub async fn snapshot(&self) -> Result<(), Fatal<TypeConfig>> {
+        either!(self, raft => raft.trigger().snapshot().await)
+    }
+
+    pub async fn change_membership(
+        &self,
+        change: ChangeMembers<u64, NodeInfo>,
+        retain: bool,
+    ) -> Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>> {
+        either!(self, raft => raft.change_membership(change, retain).await.map(drop))
+    }
+
+    pub async fn add_learner(
+        &self,
+        node_id: u64,
+        info: NodeInfo,
+    ) -> Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>> {
+        either!(self, raft => raft.add_learner(node_id, info, false).await.map(drop))
+    }
+
+    async fn shutdown(&self) {
+        // A group that has already stopped, for a fault, has nothing more to say.
+        let _ = either!(self, raft => raft.shutdown().await);
+    }
+
+    async fn is_initialized(&self) -> Result<bool, Fatal<TypeConfig>> {
+        either!(self, raft => raft.is_initialized().await)
+    }
+
+    /// Begins a new group of this node alone.
+    async fn initialize(&self, node_id: u64, info: NodeInfo) -> Result<(), String> {
+        let members = std::collections::BTreeMap::from([(node_id, info)]);
+        either!(self, raft => raft.initialize(members).await.map_err(|error| error.to_string()))
+    }
+}
+
+/// Every group of a node.
+pub struct Groups {
+    pub node_id: u64,
+    pub info: NodeInfo,
+    pub store: Store,
+    pub peers: Peers,
+    pub shards: Vec<Arc<ShardGroup>>,
+    pub meta_state: watch::Sender<MetaState>,
+    config: Arc<Config>,
+    meta: RwLock<Option<MetaRaft>>,
+    /// Held while a group is started or stopped; false once no group may start any more.
+    open: tokio::sync::Mutex<bool>,
+}
+
+impl Groups {
+    pub fn new(
+        node_id: u64,
+        info: NodeInfo,
+        store: Store,
+        peers: Peers,
+        shards: Vec<Arc<ShardGroup>>,
+        config: Arc<Config>,
+    ) -> Self {
+        Groups {
+            node_id,
+            info,
+            store,
+            peers,
+            shards,
+            meta_state: watch::Sender::new(MetaState::default()),
+            config,
+            meta: RwLock::default(),
+            open: tokio::sync::Mutex::new(true),
+        }
+    }
+
+    /// All groups that can be: the shards in order, then meta.
+    pub fn all() -> impl Iterator<Item = GroupId> {
+        (0..=META_GROUP.0).map(GroupId)
+    }
+
+    /// A group's Raft instance, if it runs here.
+    pub fn raft(&self, group: GroupId) -> Option<AnyRaft> {
+        match self.shards.get(usize::from(group.0)) {
+            Some(shard) => shard.raft().map(AnyRaft::Shard),
+            None if group == META_GROUP => self.meta().map(AnyRaft::Meta),
+            None => None,
+        }
+    }
+
+    /// The meta group's Raft instance, if it runs here.
+    pub fn meta(&self) -> Option<MetaRaft> {
+        let meta = self.meta.read().unwrap_or_else(PoisonError::into_inner);
+        meta.clone()
+    }
+
+    fn set_meta(&self, raft: Option<MetaRaft>) -> Option<MetaRaft> {
+        let mut meta = self.meta.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut meta, raft)
+    }
+
+    /// The groups that have data on this node.
+    pub fn held(&self) -> Result<BTreeSet<GroupId>, StartError> {
+        let groups = self
+            .store
+            .groups()
+            .map_err(|error| group_error("of this node", &error))?;
+        Ok(groups.into_iter().collect())
+    }
+
+    /// A group's Raft instance, started if it does not run: its leader calls.
+    pub async fn called(&self, group: GroupId) -> Result<AnyRaft, StartError> {
+        if let Some(raft) = self.raft(group) {
+            return Ok(raft);
+        }
+        self.start(group).await
+    }
+
+    /// Starts a group on what is on disk; one that runs goes on.
+    pub async fn start(&self, group: GroupId) -> Result<AnyRaft, StartError> {
+        let open = self.open.lock().await;
+        if let Some(raft) = self.raft(group) {
+            return Ok(raft);
+        }
+        if !*open || group > META_GROUP {
+            return Err(group_error(&name(group), &"it does not run on this node"));
+        }
+        let raft = match self.shards.get(usize::from(group.0)) {
+            Some(shard) => self.start_shard(shard).await?,
+            None => self.start_meta().await?,
+        };
+        if self.info.dc == WITNESS_DC {
+            either!(&raft, raft => raft.runtime_config().elect(false));
+        }
+        Ok(raft)
+    }
+
+    /// Begins a new group of this node alone, or has one that this node alone votes in elect its leader
+    /// without waiting for the election timeout.
+    pub async fn lead_alone(&self, group: GroupId, bootstrap: bool) -> Result<(), StartError> {
+        let Some(raft) = self.raft(group) else {
+            return Ok(());
+        };
+        let wrong = |error: &dyn std::fmt::Display| group_error(&name(group), &error);
+        if raft.is_initialized().await.map_err(|error| wrong(&error))? {
+            let alone =
+                raft.look(|metrics| metrics.membership_config.voter_ids().eq([self.node_id]));
+            if alone {
+                raft.elect().await.map_err(|error| wrong(&error))?;
+            }
+        } else if bootstrap {
+            let begun = raft.initialize(self.node_id, self.info.clone()).await;
+            begun.map_err(|error| wrong(&error))?;
+        }
+        Ok(())
+    }
+
+    async fn start_shard(&self, shard: &Arc<ShardGroup>) -> Result<AnyRaft, StartError> {
+        let id = GroupId(shard.shard.0);
+        let wrong = |error: &dyn std::fmt::Display| group_error(&name(id), &error);
+        let log = self.store.log(id).map_err(|error| wrong(&error))?;
+        let log_store = LogStore::new(log.clone());
+        mend_snapshot(id, &self.store, &log_store, &log)
+            .await
+            .map_err(|error| wrong(&error))?;
+        let machine = ShardMachine {
+            group: id,
+            node_id: self.node_id,
+            mailbox: shard.mailbox.clone(),
+            inherited_to: log.last_index().or(log.floor().map(|(floor, _)| floor)),
+            log,
+            snapshots: self.store.snapshots(id),
+            log_bytes: shard.log_bytes.clone(),
+            applied: None,
+            membership: StoredMembership::default(),
+        };
+        let network = Network {
+            group: id,
+            peers: self.peers.clone(),
+        };
+        let raft = Raft::new(
+            self.node_id,
+            self.config.clone(),
+            network,
+            log_store,
+            machine,
+        )
+        .await;
+        let raft = raft.map_err(|error| wrong(&error))?;
+        shard.set_raft(Some(raft.clone()));
+        Ok(AnyRaft::Shard(raft))
+    }
+
+    async fn start_meta(&self) -> Result<AnyRaft, StartError> {
+        let wrong = |error: &dyn std::fmt::Display| group_error(&name(META_GROUP), &error);
+        let log = self.store.log(META_GROUP).map_err(|error| wrong(&error))?;
+        let machine = MetaMachine::new(self.meta_state.clone(), self.store.snapshots(META_GROUP));
+        let network = Network {
+            group: META_GROUP,
+            peers: self.peers.clone(),
+        };
+        let raft = Raft::new(
+            self.node_id,
+            self.config.clone(),
+            network,
+            LogStore::new(log),
+            machine,
+        )
+        .await;
+        let raft = raft.map_err(|error| wrong(&error))?;
+        self.set_meta(Some(raft.clone()));
+        Ok(AnyRaft::Meta(raft))
+    }
+
+    /// Stops a group; its data stays.
+    async fn stop_one(&self, group: GroupId) {
+        let Some(raft) = self.raft(group) else {
+            return;
+        };
+        raft.shutdown().await;
+        match self.shards.get(usize::from(group.0)) {
+            Some(shard) => {
+                shard.set_raft(None);
+                shard.mailbox.push_log(LogEvent::Reset);
+            }
+            None => drop(self.set_meta(None)),
+        }
+    }
+
+    /// Stops a group that has left this node, and deletes what it has here but its vote.
+    pub async fn give_up(&self, group: GroupId) -> io::Result<()> {
+        let _open = self.open.lock().await;
+        self.stop_one(group).await;
+        let log = self.store.log(group).map_err(io::Error::other)?;
+        let snapshots = self.store.snapshots(group);
+        blocking(move || {
+            log.clear().map_err(io::Error::other)?;
+            snapshots.clear().map_err(io::Error::other)
+        })
+        .await?
+    }
+
+    /// Stops every group. None starts again until [`Groups::reopen`].
+    pub async fn stop_all(&self) {
+        let mut open = self.open.lock().await;
+        *open = false;
+        for group in Groups::all() {
+            self.stop_one(group).await;
+        }
+    }
+
+    /// Lets groups start again.
+    pub async fn reopen(&self) {
+        *self.open.lock().await = true;
+    }
+}
+
+/// Sees to it that a good snapshot reaches up to where Raft's view of the log begins.
+async fn mend_snapshot(
+    id: GroupId,
+    store: &Store,
+    log_store: &LogStore,
+    log: &GroupLog,
+) -> io::Result<()> {
+    let Some(floor) = log_store.floor()? else {
+        return Ok(());
+    };
+    let (log, snapshots) = (log.clone(), store.snapshots(id));
+    blocking(move || snapshot::mend(id, &log, &snapshots, floor)).await?
+}
+
+/// What operators call a group.
+pub fn name(group: GroupId) -> String {
+    if group == META_GROUP {
+        "meta".to_owned()
+    } else {
+        group.0.to_string()
+    }
+}
+
+pub fn group_error(group: &str, why: &dyn std::fmt::Display) -> StartError {
+    StartError::Group {
+        group: group.to_owned(),
+        why: why.to_string(),
+    }
+}

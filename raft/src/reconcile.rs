@@ -1,0 +1,551 @@
+//! Bringing about what the cluster's document says: each node, for the groups it leads, lets replicas join
+//! and leave and hands leaderships over; and for the groups it holds, gives up those that have left it.
+//!
+//! Invariant: every step may be done twice or not at all; nobody waits for it. What is wanted is in the
+//! document, what is there is in the groups, and the difference grows smaller with every round.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use qiang_engine::codec;
+use qiang_storage::GroupId;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::cluster::{Cluster, ClusterChange};
+use crate::groups::{AnyRaft, Groups, META_GROUP, name};
+use crate::node::Node;
+use crate::peer::Lane;
+use crate::placement::{Duty, WITNESS_DC};
+use crate::rpc::{self, Kind, Members, MetaAnswer, ShardRequest};
+use crate::types::NodeInfo;
+
+/// How often a node looks, at least; it also looks when the document changes.
+const ROUND_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Entries that a learner may lack when it becomes a voter: it has them within a moment.
+const CAUGHT_UP_ENTRIES: u64 = 512;
+
+/// How long a new leader keeps what it has before it hands it over to whoever should have it.
+const LEADS_AT_LEAST: Duration = Duration::from_secs(2);
+
+/// How long a node must have answered to be given a leadership.
+const HEARD_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long a leader waits until all it has proposed is committed and the next leader has it.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long the next leader may take to take over.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause between two looks while a leadership is handed over.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// How long a node is asked for its view of a group.
+const MEMBERS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long one change of a group's membership may take before it is looked at anew.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the rounds remember.
+#[derive(Default)]
+pub struct Memory {
+    /// Since when this node leads a group, by group.
+    leads_since: BTreeMap<GroupId, Instant>,
+    /// When this node last looked for groups that have left it.
+    swept_at: Option<Instant>,
+}
+
+/// Works at the difference until the node stops.
+pub async fn run_reconciler(node: Node) {
+    let mut state = node.groups().meta_state.subscribe();
+    let mut memory = Memory::default();
+    loop {
+        // Whether the document has changed or the interval is over, there may be something to do.
+        let _ = timeout(ROUND_INTERVAL, state.changed()).await;
+        let cluster = state.borrow_and_update().cluster.clone();
+        node.learn(&cluster);
+        if cluster.revision == 0 {
+            node.found_if_alone().await;
+            continue;
+        }
+        node.reconcile(&cluster, &mut memory).await;
+    }
+}
+
+/// How a group's members differ from what they should be.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// These are to listen first.
+    Listen(BTreeMap<u64, NodeInfo>),
+    /// The voters are to be these; then nobody else is to listen but the rest.
+    Vote(BTreeSet<u64>),
+    /// These are no longer to listen.
+    Forget(BTreeSet<u64>),
+    /// These have other addresses now.
+    Readdress(BTreeMap<u64, NodeInfo>),
+}
+
+impl Node {
+    async fn reconcile(&self, cluster: &Cluster, memory: &mut Memory) {
+        for group in Groups::all() {
+            let Some(raft) = self.groups().raft(group) else {
+                continue;
+            };
+            if !raft.is_leader() {
+                memory.leads_since.remove(&group);
+                continue;
+            }
+            let since = *memory.leads_since.entry(group).or_insert_with(Instant::now);
+            let planned = planned_leader(cluster, group, &raft, self.node_id());
+            let hurries = cluster
+                .nodes
+                .get(&self.node_id())
+                .is_none_or(|own| own.duty != Duty::Serves);
+            if hurries && planned.is_some() {
+                self.hand_over_as_planned(group, &raft, planned);
+            } else if let Some(step) = next_step(cluster, group, &raft) {
+                if !self.begin_change(group) {
+                    continue;
+                }
+                let node = self.clone();
+                tokio::spawn(async move {
+                    let taken = timeout(CHANGE_TIMEOUT, take_step(group, &raft, step)).await;
+                    if let Ok(Err(error)) = taken {
+                        tracing::debug!(
+                            group = name(group),
+                            error,
+                            "a change of membership is tried again"
+                        );
+                    }
+                    node.end_change(group);
+                });
+            } else if since.elapsed() >= LEADS_AT_LEAST {
+                self.hand_over_as_planned(group, &raft, planned);
+            }
+        }
+        if memory
+            .swept_at
+            .is_none_or(|at| at.elapsed() >= 4 * ROUND_INTERVAL)
+        {
+            memory.swept_at = Some(Instant::now());
+            self.give_up_groups(cluster).await;
+            self.retire_nodes(cluster).await;
+            self.readdress(cluster).await;
+        }
+    }
+
+    /// Hands a group over to whoever should lead it.
+    fn hand_over_as_planned(&self, group: GroupId, raft: &AnyRaft, planned: Option<u64>) {
+        let Some(planned) = planned else {
+            return;
+        };
+        if !is_well(raft, planned) || !self.begin_change(group) {
+            return;
+        }
+        let node = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = node.hand_over(group, planned).await {
+                tracing::debug!(
+                    group = name(group),
+                    to = planned,
+                    error,
+                    "a leadership was not handed over"
+                );
+            }
+            node.end_change(group);
+        });
+    }
+
+    /// Hands the leadership of a group to `to`: nothing new is decided, what is pending is committed, the
+    /// next leader has all of it and takes over. Commands wait meanwhile and follow it.
+    pub(crate) async fn hand_over(&self, group: GroupId, to: u64) -> Result<(), String> {
+        let raft = self
+            .groups()
+            .raft(group)
+            .ok_or("the group does not run here")?;
+        if !raft.is_leader() {
+            return Err("this node does not lead it".to_owned());
+        }
+        if to == self.node_id() {
+            return Ok(());
+        }
+        let votes = raft.look(|metrics| {
+            metrics
+                .membership_config
+                .voter_ids()
+                .any(|voter| voter == to)
+        });
+        if !votes {
+            return Err(format!("node {to} does not vote in it"));
+        }
+        let shard = self.groups().shards.get(usize::from(group.0));
+        if let Some(shard) = shard {
+            shard.paused.store(true, Ordering::Release);
+        }
+        let handed = self.hand_over_quietly(group, &raft, to).await;
+        if let Some(shard) = shard {
+            shard.paused.store(false, Ordering::Release);
+            shard.mailbox.wake();
+        }
+        handed
+    }
+
+    async fn hand_over_quietly(
+        &self,
+        group: GroupId,
+        raft: &AnyRaft,
+        to: u64,
+    ) -> Result<(), String> {
+        let until = Instant::now() + HAND_OVER_TIMEOUT;
+        while !self.is_settled(group, raft, to) {
+            if Instant::now() >= until {
+                return Err(format!("node {to} does not have everything"));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        raft.transfer_leader(to)
+            .await
+            .map_err(|error| error.to_string())?;
+        let until = Instant::now() + TAKE_OVER_TIMEOUT;
+        while raft.is_leader() {
+            if Instant::now() >= until {
+                return Err(format!("node {to} has not taken over"));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        tracing::info!(group = name(group), to, "handed the leadership over");
+        Ok(())
+    }
+
+    /// Whether nothing is pending and the next leader has the whole log.
+    fn is_settled(&self, group: GroupId, raft: &AnyRaft, to: u64) -> bool {
+        let pending = self
+            .groups()
+            .shards
+            .get(usize::from(group.0))
+            .is_some_and(|shard| shard.pending.load(Ordering::Acquire) > 0);
+        let has_all = raft.look(|metrics| {
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|progress| *progress.get(&to)?);
+            matched.map(|matched| matched.index) == metrics.last_log_index
+        });
+        !pending && has_all
+    }
+
+    /// Hands every leadership to others; for a node that is about to stop.
+    pub async fn hand_over_all(&self) {
+        let led = Groups::all().filter_map(|group| {
+            let raft = self.groups().raft(group).filter(AnyRaft::is_leader)?;
+            let voters =
+                raft.look(|metrics| metrics.membership_config.voter_ids().collect::<Vec<u64>>());
+            let cluster = self.cluster();
+            let can_lead = |id: &u64| {
+                let member = cluster.nodes.get(id);
+                member.is_some_and(|member| {
+                    member.duty == Duty::Serves && member.info.dc != WITNESS_DC
+                })
+            };
+            let own_dc = &self.groups().info.dc;
+            let mut candidates: Vec<u64> = voters
+                .into_iter()
+                .filter(|id| *id != self.node_id() && can_lead(id) && is_well(&raft, *id))
+                .collect();
+            candidates.sort_by_key(|id| {
+                (
+                    cluster.nodes[id].info.dc != *own_dc,
+                    (u64::from(group.0) + id) % 7,
+                    *id,
+                )
+            });
+            Some((group, candidates))
+        });
+        let all = led.map(|(group, candidates)| async move {
+            for to in candidates {
+                match self.hand_over(group, to).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(
+                        group = name(group),
+                        to,
+                        error,
+                        "a leadership was not handed over"
+                    ),
+                }
+            }
+        });
+        futures::future::join_all(all).await;
+    }
+
+    /// Gives up groups that placement has moved elsewhere, once the group itself says that this node is
+    /// no member any more.
+    async fn give_up_groups(&self, cluster: &Cluster) {
+        let Ok(held) = self.groups().held() else {
+            return;
+        };
+        for group in held.into_iter().filter(|group| *group != META_GROUP) {
+            let own = self.node_id();
+            if cluster.voters(group.0).contains(&own) || !cluster.nodes.contains_key(&own) {
+                continue;
+            }
+            let mut left = false;
+            for other in cluster.voters(group.0) {
+                if let Some(members) = self.ask_members(*other, group).await
+                    && members.leads
+                {
+                    left = !members.voters.contains(&own) && !members.learners.contains(&own);
+                    break;
+                }
+            }
+            if left {
+                match self.groups().give_up(group).await {
+                    Ok(()) => tracing::info!(group = name(group), "the group has left this node"),
+                    Err(error) => {
+                        tracing::warn!(group = name(group), %error, "a group that has left cannot be cleared")
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ask_members(&self, node: u64, group: GroupId) -> Option<Members> {
+        let request = ShardRequest::Members { group: group.0 };
+        let payload = codec::encode(&request).into();
+        let call = self
+            .groups()
+            .peers
+            .call(node, Lane::Control, Kind::Shard as u8, payload);
+        rpc::answer(call.within(MEMBERS_TIMEOUT).await).ok()
+    }
+
+    /// The leader of the meta group notes which leaving nodes hold nothing any more.
+    async fn retire_nodes(&self, cluster: &Cluster) {
+        if !self
+            .groups()
+            .raft(META_GROUP)
+            .is_some_and(|raft| raft.is_leader())
+        {
+            return;
+        }
+        let leaving = cluster
+            .nodes
+            .iter()
+            .filter(|(_, member)| member.duty == Duty::Leaving);
+        for (leaving, _) in leaving {
+            let mut gone = true;
+            for group in Groups::all() {
+                let mut heard = false;
+                for other in cluster.voters(group.0) {
+                    let members = if *other == self.node_id() {
+                        self.members(group).ok()
+                    } else {
+                        self.ask_members(*other, group).await
+                    };
+                    if let Some(members) = members.filter(|members| members.leads) {
+                        heard = true;
+                        gone &= !members.voters.contains(leaving);
+                        // Being told of its leaving is the last the meta group does for it.
+                        gone &= group == META_GROUP || !members.learners.contains(leaving);
+                        break;
+                    }
+                }
+                if !heard || !gone {
+                    gone = false;
+                    break;
+                }
+            }
+            if gone {
+                let change = ClusterChange::Retire { node_id: *leaving };
+                match self.change_cluster(change).await {
+                    Ok(_) => tracing::info!(node = leaving, "the node has left the cluster"),
+                    Err(answer) => {
+                        tracing::debug!(?answer, node = leaving, "a node's leaving is noted later")
+                    }
+                }
+            }
+        }
+    }
+
+    /// A node that came back with other addresses says so.
+    async fn readdress(&self, cluster: &Cluster) {
+        let own = self.node_id();
+        let info = &self.groups().info;
+        if cluster
+            .nodes
+            .get(&own)
+            .is_some_and(|member| member.info != *info)
+        {
+            let change = ClusterChange::Readdress {
+                node_id: own,
+                info: info.clone(),
+            };
+            if let Err(MetaAnswer::Refused(why)) = self.change_cluster(change).await {
+                tracing::warn!(why, "the cluster does not take this node's new addresses");
+            }
+        }
+    }
+}
+
+/// Who should lead a group instead of this node, if anyone should and is well.
+fn planned_leader(cluster: &Cluster, group: GroupId, raft: &AnyRaft, own: u64) -> Option<u64> {
+    let votes = |id: &u64| {
+        raft.look(|metrics| {
+            metrics
+                .membership_config
+                .voter_ids()
+                .any(|voter| voter == *id)
+        })
+    };
+    let can = |id: &u64| *id != own && votes(id) && is_well(raft, *id);
+    let serves = |id: &u64| {
+        cluster
+            .nodes
+            .get(id)
+            .is_some_and(|member| member.duty == Duty::Serves)
+    };
+    let preferred = |id: &u64| {
+        cluster
+            .nodes
+            .get(id)
+            .is_some_and(|member| member.info.dc == cluster.preferred_dc)
+    };
+    let place = cluster.placement.shards.get(usize::from(group.0));
+    if let Some(place) = place {
+        if place.leader == Some(own) {
+            return None;
+        }
+        let planned = place.leader.filter(can);
+        // Who is to lead nothing does not wait for the one that should.
+        let others = place
+            .voters
+            .iter()
+            .copied()
+            .filter(|id| !serves(&own) && serves(id) && can(id));
+        return planned.or_else(|| others.into_iter().next());
+    }
+    if serves(&own) && preferred(&own) {
+        return None;
+    }
+    let mut others: Vec<u64> = cluster
+        .placement
+        .meta
+        .iter()
+        .copied()
+        .filter(|id| {
+            let led_by = cluster
+                .nodes
+                .get(id)
+                .is_some_and(|member| member.info.dc != WITNESS_DC);
+            led_by && serves(id) && can(id)
+        })
+        .collect();
+    others.sort_by_key(|id| (!preferred(id), *id));
+    others.into_iter().find(|id| preferred(id) || !serves(&own))
+}
+
+/// Whether a node has answered the leader lately and is not far behind.
+fn is_well(raft: &AnyRaft, node: u64) -> bool {
+    raft.look(|metrics| {
+        let heard = metrics
+            .heartbeat
+            .as_ref()
+            .and_then(|heard| *heard.get(&node)?);
+        let near = caught_up(metrics, node);
+        near && heard
+            .is_some_and(|heard| openraft::Instant::elapsed(&heard.into_inner()) < HEARD_WITHIN)
+    })
+}
+
+fn caught_up(metrics: &openraft::RaftMetrics<crate::types::TypeConfig>, node: u64) -> bool {
+    let matched = metrics
+        .replication
+        .as_ref()
+        .and_then(|progress| *progress.get(&node)?);
+    let last = metrics.last_log_index.unwrap_or(0);
+    matched.is_some_and(|matched| matched.index + CAUGHT_UP_ENTRIES >= last)
+}
+
+/// The next step towards the members that a group should have.
+fn next_step(cluster: &Cluster, group: GroupId, raft: &AnyRaft) -> Option<Step> {
+    let wanted: BTreeSet<u64> = cluster.voters(group.0).iter().copied().collect();
+    if wanted.is_empty() {
+        return None;
+    }
+    // The meta group is heard by all.
+    let listeners: BTreeSet<u64> = if group == META_GROUP {
+        cluster
+            .nodes
+            .keys()
+            .copied()
+            .filter(|id| !wanted.contains(id))
+            .collect()
+    } else {
+        BTreeSet::new()
+    };
+    raft.look(|metrics| {
+        let config = &metrics.membership_config;
+        let present: BTreeMap<u64, NodeInfo> = config
+            .nodes()
+            .map(|(id, info)| (*id, info.clone()))
+            .collect();
+        let known = |id: &u64| Some((*id, cluster.nodes.get(id)?.info.clone()));
+        let missing: BTreeMap<u64, NodeInfo> = wanted
+            .union(&listeners)
+            .filter(|id| !present.contains_key(id))
+            .filter_map(known)
+            .collect();
+        if !missing.is_empty() {
+            return Some(Step::Listen(missing));
+        }
+        let voters: BTreeSet<u64> = config.voter_ids().collect();
+        let is_joint = config.membership().get_joint_config().len() > 1;
+        if voters != wanted || is_joint {
+            let newcomers = wanted.difference(&voters);
+            let ready = newcomers.into_iter().all(|id| caught_up(metrics, *id));
+            return ready.then_some(Step::Vote(wanted));
+        }
+        let superfluous: BTreeSet<u64> = present
+            .keys()
+            .copied()
+            .filter(|id| !wanted.contains(id) && !listeners.contains(id))
+            .collect();
+        if !superfluous.is_empty() {
+            return Some(Step::Forget(superfluous));
+        }
+        let moved: BTreeMap<u64, NodeInfo> = present
+            .iter()
+            .filter_map(|(id, info)| known(id).filter(|(_, now)| now != info))
+            .collect();
+        (!moved.is_empty()).then_some(Step::Readdress(moved))
+    })
+}
+
+async fn take_step(group: GroupId, raft: &AnyRaft, step: Step) -> Result<(), String> {
+    tracing::info!(group = name(group), ?step, "changing the members");
+    let changed = match step {
+        Step::Listen(nodes) => {
+            for (node_id, info) in nodes {
+                raft.add_learner(node_id, info)
+                    .await
+                    .map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        }
+        // Who no longer votes listens until the next step, so that it hears of it.
+        Step::Vote(voters) => {
+            raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true)
+                .await
+        }
+        Step::Forget(nodes) => {
+            raft.change_membership(ChangeMembers::RemoveNodes(nodes), true)
+                .await
+        }
+        Step::Readdress(nodes) => {
+            raft.change_membership(ChangeMembers::SetNodes(nodes), true)
+                .await
+        }
+    };
+    changed.map_err(|error| error.to_string())
+}

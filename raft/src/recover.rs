@@ -1,0 +1,411 @@
+//! Recovery after a data centre is lost for good: what is left of each group goes on alone.
+//!
+//! Of four replicas two are left, which is no majority. But every commit had three, so at least one of the
+//! two has it, and of two logs the one with the greater last log id has every commit. One node leads the
+//! recovery: it has every survivor stop its groups and begin the cluster's next incarnation, learns where
+//! each group ends on each, and has the one with the longest log of each group write a membership of the
+//! survivors alone. Then the groups start again.
+//!
+//! Invariants: nothing is changed before it is sure that no group has a quorum, that nobody of the lost
+//! data centre answers and that every survivor does. From the first `Fence` on, nodes of the past are heard by
+//! nobody who has taken part. Whatever dies in between, the same command run again ends it: every step may be
+//! done twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::impls::Vote;
+use openraft::impls::leader_id_adv::LeaderId;
+use openraft::{EntryPayload, Membership};
+use qiang_engine::codec;
+use qiang_storage::GroupId;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use crate::cluster::{Cluster, ClusterChange};
+use crate::groups::{Groups, META_GROUP, name};
+use crate::node::Node;
+use crate::peer::Lane;
+use crate::placement::WITNESS_DC;
+use crate::rpc::{self, GroupEnd, Kind, MetaAnswer, RecoverRequest, Resumption, SurvivorState};
+use crate::types::{Entry, LogId, NodeInfo, encode_entry};
+
+/// How long a node is asked whether it lives.
+const ALIVE_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// How long one step may take on a survivor.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the recovered meta group may take to have a leader.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Added to the highest term seen: far above what nodes that cannot be asked may have reached.
+const TERMS_SKIPPED: u64 = 1000;
+
+/// What recovery came to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Recovered {
+    /// The cluster's life that began.
+    pub incarnation: u64,
+    /// The nodes that go on.
+    pub survivors: Vec<u64>,
+    /// The nodes that are out of the cluster.
+    pub abandoned: Vec<u64>,
+    /// Groups that were brought back.
+    pub groups: usize,
+}
+
+/// Why recovery was refused, or where it stopped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// It is not needed or not possible; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// It was begun and not ended; the same command goes on from there.
+    #[error("{0}; run the same command again to go on")]
+    Interrupted(String),
+}
+
+fn refused<T>(why: impl Into<String>) -> Result<T, RecoverError> {
+    Err(RecoverError::Refused(why.into()))
+}
+
+impl Node {
+    /// Brings every group back on the nodes of data centre `dc`, the others being lost for good.
+    pub async fn recover(&self, dc: &str) -> Result<Recovered, RecoverError> {
+        let cluster = self.cluster();
+        let survivors = self.check_recovery(&cluster, dc).await?;
+        let highest = survivors
+            .values()
+            .map(|state| state.report.incarnation)
+            .max();
+        let incarnation = highest.unwrap_or(0) + 1;
+        // The newest document that any survivor knows: one may have been behind.
+        let newest = survivors
+            .values()
+            .map(|state| &state.cluster)
+            .max_by_key(|cluster| cluster.revision);
+        let cluster = newest.cloned().unwrap_or(cluster);
+
+        let mut ends = BTreeMap::new();
+        for node in survivors.keys() {
+            let fenced: Vec<GroupEnd> = self
+                .step(*node, &RecoverRequest::Fence { incarnation })
+                .await?;
+            ends.insert(*node, fenced);
+        }
+        let plan = plan(&cluster, &ends)?;
+        // Whoever begins a group finds the others already up.
+        let begins = |node: &u64| plan[node].iter().filter(|group| group.begins).count();
+        let mut order: Vec<u64> = survivors.keys().copied().collect();
+        order.sort_by_key(begins);
+        for node in order {
+            let groups = plan[&node].clone();
+            self.step::<()>(node, &RecoverRequest::Resume { groups })
+                .await?;
+        }
+        let change = ClusterChange::Recovered { dc: dc.to_owned() };
+        self.record_recovery(change).await?;
+        let abandoned = cluster
+            .nodes
+            .keys()
+            .filter(|id| !survivors.contains_key(id));
+        Ok(Recovered {
+            incarnation,
+            survivors: survivors.keys().copied().collect(),
+            abandoned: abandoned.copied().collect(),
+            groups: ends
+                .values()
+                .flatten()
+                .map(|end| end.group)
+                .collect::<BTreeSet<u16>>()
+                .len(),
+        })
+    }
+
+    /// Makes sure that recovery is needed and can succeed.
+    async fn check_recovery(
+        &self,
+        cluster: &Cluster,
+        dc: &str,
+    ) -> Result<BTreeMap<u64, SurvivorState>, RecoverError> {
+        let in_dc = |id: &u64| cluster.nodes[id].info.dc == dc;
+        let members: Vec<u64> = cluster.nodes.keys().copied().collect();
+        if dc == WITNESS_DC || !members.iter().any(in_dc) {
+            return refused(format!(
+                "the cluster has no data centre {dc:?} that could go on"
+            ));
+        }
+        if !in_dc(&self.node_id()) {
+            return refused(format!(
+                "this node is not in data centre {dc:?}: ask one that is"
+            ));
+        }
+        if members.iter().all(in_dc) {
+            return refused(format!(
+                "every node is in data centre {dc:?}: there is nothing to recover from"
+            ));
+        }
+        let asked = members.iter().map(|id| async move {
+            let state = self
+                .ask_survivor::<SurvivorState>(*id, &RecoverRequest::State, ALIVE_TIMEOUT)
+                .await;
+            (*id, state.ok())
+        });
+        let states: BTreeMap<u64, Option<SurvivorState>> =
+            futures::future::join_all(asked).await.into_iter().collect();
+        let mut survivors = BTreeMap::new();
+        for (id, state) in states {
+            match (in_dc(&id), state) {
+                (true, Some(state)) => {
+                    survivors.insert(id, state);
+                }
+                (true, None) => {
+                    return refused(format!(
+                        "node {id} of data centre {dc:?} does not answer: recovery needs every node that is left, because each may have the longest log of a group"
+                    ));
+                }
+                // A node of the past that came back after an interrupted recovery is no obstacle.
+                (false, Some(state)) if state.report.fenced.is_none() => {
+                    return refused(format!(
+                        "node {id} of data centre {:?} answers: it is not lost. Stop it, or use move-leaders",
+                        cluster.nodes[&id].info.dc
+                    ));
+                }
+                (false, _) => {}
+            }
+        }
+        for (id, state) in &survivors {
+            if let Some(fault) = &state.report.fault {
+                return refused(format!("node {id} cannot write: {fault}"));
+            }
+            let led = state.report.groups.iter().find(|group| {
+                group.leader.is_some() && group.has_quorum && group.leader == Some(*id)
+            });
+            if let Some(led) = led {
+                return refused(format!(
+                    "group {} has a quorum, led by node {id}: nothing is lost",
+                    led.group
+                ));
+            }
+        }
+        let held: BTreeSet<&str> = survivors
+            .values()
+            .flat_map(|state| state.report.groups.iter().filter(|group| group.hosted))
+            .map(|group| group.group.as_str())
+            .collect();
+        if let Some(missing) = Groups::all()
+            .map(name)
+            .find(|group| !held.contains(group.as_str()))
+        {
+            return refused(format!("no node that is left has group {missing}"));
+        }
+        Ok(survivors)
+    }
+
+    async fn step<T: DeserializeOwned>(
+        &self,
+        node: u64,
+        request: &RecoverRequest,
+    ) -> Result<T, RecoverError> {
+        self.ask_survivor(node, request, STEP_TIMEOUT)
+            .await
+            .map_err(|error| RecoverError::Interrupted(format!("node {node}: {error}")))
+    }
+
+    async fn ask_survivor<T: DeserializeOwned>(
+        &self,
+        node: u64,
+        request: &RecoverRequest,
+        patience: Duration,
+    ) -> Result<T, rpc::Error> {
+        let payload: Bytes = codec::encode(request).into();
+        let call = self
+            .groups()
+            .peers
+            .call(node, Lane::Recovery, Kind::Recover as u8, payload);
+        rpc::answer(call.within(patience).await)
+    }
+
+    /// Once the meta group decides again: only the survivors are left.
+    async fn record_recovery(&self, change: ClusterChange) -> Result<(), RecoverError> {
+        let until = tokio::time::Instant::now() + LEADER_TIMEOUT;
+        loop {
+            let why = match self.change_cluster(change.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(MetaAnswer::Refused(why)) => why,
+                Err(answer) => format!("{answer:?}"),
+            };
+            if tokio::time::Instant::now() >= until {
+                return Err(RecoverError::Interrupted(format!(
+                    "the meta group does not decide yet: {why}"
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What this node knows, for whoever leads a recovery.
+    pub(crate) fn survivor_state(&self) -> SurvivorState {
+        SurvivorState {
+            report: self.report(),
+            cluster: self.cluster(),
+        }
+    }
+
+    /// Begins the cluster's next life here: every group stops, and nodes of the past are no longer heard.
+    /// Answers where each group ends.
+    pub(crate) async fn fence(&self, incarnation: u64) -> Result<Vec<GroupEnd>, String> {
+        let groups = self.groups();
+        let held = groups.held().map_err(|error| error.to_string())?;
+        groups
+            .store
+            .set_incarnation(incarnation)
+            .map_err(|error| error.to_string())?;
+        groups.peers.credentials().set_incarnation(incarnation);
+        tracing::warn!(
+            incarnation,
+            "recovery: every group stops, the cluster's next incarnation begins"
+        );
+        groups.stop_all().await;
+        held.into_iter().map(|group| self.end_of(group)).collect()
+    }
+
+    fn end_of(&self, group: GroupId) -> Result<GroupEnd, String> {
+        let wrong = |error: &dyn std::fmt::Display| format!("group {}: {error}", name(group));
+        let store = crate::log_store::LogStore::new(
+            self.groups()
+                .store
+                .log(group)
+                .map_err(|error| wrong(&error))?,
+        );
+        let last = store.last().map_err(|error| wrong(&error))?;
+        let voted = store.vote().map_err(|error| wrong(&error))?;
+        Ok(GroupEnd {
+            group: group.0,
+            last,
+            term: voted.map_or(0, |vote| vote.leader_id.term),
+        })
+    }
+
+    /// Starts the groups again as recovery has decided.
+    pub(crate) async fn resume(&self, resumed: Vec<Resumption>) -> Result<(), String> {
+        let groups = self.groups();
+        for group in resumed.iter().filter(|group| group.begins) {
+            self.write_new_membership(group).await?;
+        }
+        groups.reopen().await;
+        for group in &resumed {
+            groups
+                .start(GroupId(group.group))
+                .await
+                .map_err(|error| error.to_string())?;
+        }
+        for group in resumed.iter().filter(|group| group.begins) {
+            if let Some(raft) = groups.raft(GroupId(group.group)) {
+                raft.elect().await.map_err(|error| error.to_string())?;
+            }
+        }
+        tracing::warn!(groups = resumed.len(), "recovery: the groups run again");
+        Ok(())
+    }
+
+    /// Ends a stopped group's log with a membership of the survivors, in a term above all others.
+    async fn write_new_membership(&self, group: &Resumption) -> Result<(), String> {
+        let id = GroupId(group.group);
+        let wrong = |error: &dyn std::fmt::Display| format!("group {}: {error}", name(id));
+        let log = self.groups().store.log(id).map_err(|error| wrong(&error))?;
+        let store = crate::log_store::LogStore::new(log.clone());
+        let last = store.last().map_err(|error| wrong(&error))?;
+        let leader_id = LeaderId {
+            term: group.term,
+            node_id: self.node_id(),
+        };
+        let voters: BTreeSet<u64> = group.voters.iter().map(|(id, _)| *id).collect();
+        let nodes: BTreeMap<u64, NodeInfo> = group.voters.iter().cloned().collect();
+        let membership = Membership::new(vec![voters], nodes).map_err(|error| wrong(&error))?;
+        let log_id = LogId {
+            leader_id,
+            index: last.map_or(0, |last| last.index + 1),
+        };
+        let entry = Entry {
+            log_id,
+            payload: EntryPayload::Membership(membership),
+        };
+        let vote: Vote<LeaderId<u64, u64>> = Vote {
+            leader_id,
+            committed: false,
+        };
+        let (saved, vote_saved) = oneshot::channel();
+        log.save_vote(
+            codec::encode(&vote).into(),
+            Box::new(|result| drop(saved.send(result))),
+        );
+        let (appended, entry_appended) = oneshot::channel();
+        log.append(
+            log_id.index,
+            vec![encode_entry(&entry)],
+            Box::new(|result| drop(appended.send(result))),
+        );
+        for written in [vote_saved, entry_appended] {
+            written
+                .await
+                .map_err(|error| wrong(&error))?
+                .map_err(|error| wrong(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// How every group goes on, by node: the survivors that have it vote, the longest log begins.
+fn plan(
+    cluster: &Cluster,
+    ends: &BTreeMap<u64, Vec<GroupEnd>>,
+) -> Result<BTreeMap<u64, Vec<Resumption>>, RecoverError> {
+    let term = ends
+        .values()
+        .flatten()
+        .map(|end| end.term.max(end.last.map_or(0, |last| last.leader_id.term)))
+        .max();
+    let term = term.unwrap_or(0) + TERMS_SKIPPED;
+    let mut plan: BTreeMap<u64, Vec<Resumption>> =
+        ends.keys().map(|node| (*node, Vec::new())).collect();
+    for group in Groups::all() {
+        let holders: Vec<(u64, Option<LogId>)> = ends
+            .iter()
+            .filter_map(|(node, ends)| {
+                let end = ends.iter().find(|end| end.group == group.0)?;
+                Some((*node, end.last))
+            })
+            .collect();
+        // The meta group's listeners vote from now on only where they voted before.
+        let voted = |node: &u64| group != META_GROUP || cluster.placement.meta.contains(node);
+        let best = holders
+            .iter()
+            .filter(|(node, _)| voted(node))
+            .max_by_key(|(node, last)| (*last, std::cmp::Reverse(*node)));
+        let Some((best, _)) = best else {
+            return Err(RecoverError::Interrupted(format!(
+                "no survivor has group {}",
+                name(group)
+            )));
+        };
+        let voters: Vec<(u64, NodeInfo)> = holders
+            .iter()
+            .filter(|(node, _)| voted(node))
+            .filter_map(|(node, _)| Some((*node, cluster.nodes.get(node)?.info.clone())))
+            .collect();
+        for (node, _) in &holders {
+            if let Some(groups) = plan.get_mut(node) {
+                groups.push(Resumption {
+                    group: group.0,
+                    voters: voters.clone(),
+                    begins: node == best,
+                    term,
+                });
+            }
+        }
+    }
+    Ok(plan)
+}
