@@ -36,6 +36,8 @@ const IDENTITY_NEW: &str = "identity.json.new";
 /// Not the name used during creation: left behind beside a lost identity, it must not pass for a creation that may be begun again.
 const IDENTITY_NEXT: &str = "identity.json.next";
 const DATABASE: &str = "db";
+/// A file that is there if the database is.
+const DATABASE_CURRENT: &str = "CURRENT";
 const SNAPSHOTS: &str = "snapshots";
 
 /// How long a lock is tried for: a node that was just killed, or a child that it was just starting, may
@@ -105,13 +107,23 @@ pub(crate) struct Directory {
     /// What is on disk. Held while a new incarnation is written, so that two at once cannot take it back.
     identity: Mutex<Identity>,
     is_new: bool,
-    _lock: File,
+    #[cfg_attr(
+        not(feature = "simulation"),
+        expect(dead_code, reason = "held, not looked at")
+    )]
+    lock: File,
 }
 
 impl Directory {
     /// Takes the directory for `identity`, beginning its creation if there is none. A new one exists for good only after
     /// [`Directory::finish_creation`].
-    pub(crate) fn take(root: &Path, identity: &Identity) -> Result<Self, OpenError> {
+    ///
+    /// `has_database` says whether the database of a complete directory is there.
+    pub(crate) fn take(
+        root: &Path,
+        identity: &Identity,
+        has_database: impl FnOnce(&Path) -> io::Result<bool>,
+    ) -> Result<Self, OpenError> {
         let io = |action, path: &Path, error: &io::Error| OpenError::from_io(action, path, error);
         match fs::metadata(root) {
             Ok(found) if !found.is_dir() => return Err(not_a_directory(root)),
@@ -137,12 +149,12 @@ impl Directory {
             root: root.to_path_buf(),
             identity: Mutex::new(found),
             is_new,
-            _lock: lock,
+            lock,
         };
         if directory.is_new {
             directory.begin_creation(identity)?;
         } else {
-            directory.check_database()?;
+            directory.check_database(has_database)?;
         }
         let snapshots = directory.snapshots();
         fs::create_dir_all(&snapshots).map_err(|error| io("creating", &snapshots, &error))?;
@@ -172,9 +184,9 @@ impl Directory {
             root: root.to_path_buf(),
             identity: Mutex::new(identity),
             is_new: false,
-            _lock: lock,
+            lock,
         };
-        directory.check_database()?;
+        directory.check_database(has_database)?;
         Ok(directory)
     }
 
@@ -269,17 +281,31 @@ impl Directory {
     }
 
     /// A complete directory without its database has lost its votes: starting it empty could break the cluster's promises.
-    fn check_database(&self) -> Result<(), OpenError> {
-        let current = self.database().join("CURRENT");
-        match fs::metadata(&current) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::Corrupt {
+    fn check_database(
+        &self,
+        has_database: impl FnOnce(&Path) -> io::Result<bool>,
+    ) -> Result<(), OpenError> {
+        let current = self.database().join(DATABASE_CURRENT);
+        match has_database(&current) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(OpenError::Corrupt {
                 file: current,
                 detail: "the file is missing".into(),
             }),
             Err(error) => Err(OpenError::from_io("looking at", &current, &error)),
         }
     }
+
+    /// Frees the directory for another process before this one drops it.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn release(&self) -> io::Result<()> {
+        Ok(flock(&self.lock, FlockOperation::Unlock)?)
+    }
+}
+
+/// Whether the file is there that every database has.
+pub(crate) fn has_database(current: &Path) -> io::Result<bool> {
+    fs::exists(current)
 }
 
 /// Makes a rename or a new name in `dir` survive a power failure.

@@ -10,15 +10,22 @@
 //! - what is read back is what was written: every value carries a checksum over its key and itself, checked on each read, and a
 //!   value that fails it is an error that names it, never skipped;
 //! - after the first failed write the store takes no more (`Store::fault`), and goes on reading.
+//!
+//! With the feature `simulation` there is a second kind of store, for tests: the same code on a disk in memory, without a thread and
+//! without a clock (`Store::open_simulated`). The real kind is the same with the feature and without.
 
+mod batch;
 mod database;
 mod directory;
 mod error;
 mod group;
 mod log;
+mod operation;
 mod options;
 mod reader;
 mod record;
+#[cfg(feature = "simulation")]
+mod simulation;
 mod snapshot;
 mod stats;
 mod store;
@@ -27,12 +34,16 @@ mod wal_check;
 mod writer;
 
 pub use bytes::Bytes;
+#[cfg(feature = "simulation")]
+pub use database::SimulatedDisk;
 pub use directory::{FORMAT_VERSION, Identity};
 pub use error::{IncarnationError, OpenError, ReadError, SnapshotError, WriteError};
 pub use log::GroupLog;
+pub use operation::Done;
 pub use options::Options;
 pub use record::{GROUPS_MAX, GroupId};
+#[cfg(feature = "simulation")]
+pub use simulation::Written;
 pub use snapshot::{SnapshotDir, SnapshotInfo, SnapshotReader, SnapshotWriter};
 pub use stats::{Histogram, Stats};
 pub use store::Store;
-pub use writer::Done;

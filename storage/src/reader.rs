@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use rocksdb::{DBRawIterator, ReadOptions};
+use rocksdb::ReadOptions;
 
-use crate::database::Database;
+use crate::database::{Cursor, Database};
 use crate::group::LogState;
 use crate::record::{
     Kind, gap_key, hex, log_key, meta_key, open, parse_index_and_marker, parse_log_key,
@@ -36,10 +36,8 @@ pub(crate) fn read_run(
     options.set_iterate_upper_bound(log_key(group, range.end));
     // A replay must not push out of the cache what others read.
     options.fill_cache(false);
-    let mut found = database
-        .db()
-        .raw_iterator_cf_opt(database.log(group), options);
-    found.seek(log_key(group, range.start));
+    let mut found = database.cursor(database.log(group), options);
+    found.seek(&log_key(group, range.start));
     let mut buffer = BytesMut::with_capacity(bytes_max.min(READ_CAPACITY_BYTES));
     let mut lengths: Vec<usize> = Vec::new();
     for index in range {
@@ -90,10 +88,10 @@ impl From<ReadError> for RunError {
 
 /// The groups that have entries, a floor, or a committed index. A vote alone does not count: it outlives its group.
 pub(crate) fn groups(database: &Database) -> Result<Vec<GroupId>, ReadError> {
-    let mut found = database.db().raw_iterator_cf(database.meta());
+    let mut found = database.cursor(database.meta(), ReadOptions::default());
     let mut groups = Vec::new();
-    found.seek(0_u16.to_be_bytes());
-    while let Some((group, kind)) = found.key().and_then(parse_meta_key) {
+    found.seek(&0_u16.to_be_bytes());
+    while let Some((group, kind)) = found.item().and_then(|(key, _)| parse_meta_key(key)) {
         if group.0 >= crate::GROUPS_MAX {
             break;
         }
@@ -101,7 +99,7 @@ pub(crate) fn groups(database: &Database) -> Result<Vec<GroupId>, ReadError> {
             found.next();
         } else {
             groups.push(group);
-            found.seek((group.0 + 1).to_be_bytes());
+            found.seek(&(group.0 + 1).to_be_bytes());
         }
     }
     found.status().map_err(|error| io(database, &error))?;
@@ -179,10 +177,8 @@ pub(crate) fn load(
 fn last_entry(database: &Database, group: GroupId) -> Result<Option<u64>, ReadError> {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(log_key(group, 0));
-    let mut found = database
-        .db()
-        .raw_iterator_cf_opt(database.log(group), options);
-    found.seek_for_prev(log_key(group, u64::MAX));
+    let mut found = database.cursor(database.log(group), options);
+    found.seek_for_prev(&log_key(group, u64::MAX));
     let Some((key, stored)) = found.item() else {
         check_iterator(database, &found, group, 0)?;
         return Ok(None);
@@ -204,8 +200,8 @@ fn read_gaps(database: &Database, group: GroupId) -> Result<Vec<(u64, u64)>, Rea
         kind: Kind::Gap,
     };
     let prefix = meta_key(group, Kind::Gap);
-    let mut found = database.db().raw_iterator_cf(database.meta());
-    found.seek(gap_key(group, 0));
+    let mut found = database.cursor(database.meta(), ReadOptions::default());
+    found.seek(&gap_key(group, 0));
     let mut gaps = Vec::new();
     while let Some((key, stored)) = found.item() {
         let Some(first) = key.strip_prefix(&prefix[..]) else {
@@ -234,8 +230,7 @@ impl Piece<'_> {
         let key = meta_key(self.group, self.kind);
         let stored = self
             .database
-            .db()
-            .get_pinned_cf(self.database.meta(), key)
+            .get_meta(&key)
             .map_err(|error| match error.kind() {
                 rocksdb::ErrorKind::Corruption => self.corrupt(error.to_string()),
                 _ => io(self.database, &error),
@@ -280,7 +275,7 @@ impl Piece<'_> {
 /// An iterator that ends must say whether it ended for want of entries or for an error.
 fn check_iterator(
     database: &Database,
-    found: &DBRawIterator<'_>,
+    found: &Cursor<'_>,
     group: GroupId,
     index: u64,
 ) -> Result<(), ReadError> {

@@ -10,23 +10,25 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::{self, Sender};
 
-use crate::database::Database;
-use crate::directory::Directory;
+use crate::batch::Batcher;
+use crate::database::{BatchError, Database, RocksDb};
+use crate::directory::{self, Directory};
 use crate::group::Group;
+use crate::operation::Operation;
 use crate::reader;
 use crate::snapshot;
 use crate::stats::Counters;
 use crate::wal_check;
-use crate::writer::{Operation, Writer};
+use crate::writer::Writer;
 use crate::{
     GROUPS_MAX, GroupId, GroupLog, Identity, IncarnationError, OpenError, Options, ReadError,
-    SnapshotDir, Stats,
+    SnapshotDir, Stats, WriteError,
 };
 
 /// All that is durable on one node. Clones share it; the last one dropped closes it.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What handles share, and the writer does not have: dropping the last of it ends the writer.
@@ -38,6 +40,9 @@ pub(crate) struct Inner {
     pub(crate) read_only: bool,
     tail_bytes: usize,
     loading: Mutex<()>,
+    /// What takes the place of the writer's thread in a simulation.
+    #[cfg(feature = "simulation")]
+    pub(crate) simulation: Option<Arc<crate::simulation::Simulation>>,
 }
 
 /// What handles and writer share. Fields are dropped in this order: the database before the lock.
@@ -51,7 +56,7 @@ pub(crate) struct Core {
     pub(crate) lazy: AtomicU64,
     /// Whether the writer waits without looking at `lazy` again.
     pub(crate) asleep: AtomicBool,
-    directory: Directory,
+    pub(crate) directory: Directory,
 }
 
 const _: () = assert!(
@@ -65,24 +70,17 @@ impl Store {
     /// # Errors
     /// See [`OpenError`]; a directory that is refused is left as it was.
     pub fn open(dir: &Path, identity: &Identity, options: &Options) -> Result<Self, OpenError> {
-        let directory = Directory::take(dir, identity)?;
+        let directory = Directory::take(dir, identity, directory::has_database)?;
         let path = directory.database();
         if !directory.is_new() {
             wal_check::check(&path, options)?;
         }
-        let database = Database::open(&path, options, directory.is_new())?;
+        let database = RocksDb::open(&path, options, directory.is_new())?;
         database.warm(options.wal_warm_bytes)?;
-        directory.finish_creation()?;
-        snapshot::remove_unfinished(&directory.snapshots())
-            .map_err(|error| OpenError::from_io("clearing", &directory.snapshots(), &error))?;
-        let core = Arc::new(Core::new(database, directory));
+        let core = Core::in_use(Database::Rocks(database), directory)?;
         let (sender, receiver) = channel::bounded(options.queue_operations_max);
-        let writer = Writer::new(
-            core.clone(),
-            receiver,
-            options.sync,
-            options.batch_bytes_max,
-        );
+        let batcher = Batcher::new(core.clone(), options.sync, options.batch_bytes_max);
+        let writer = Writer::new(core.clone(), receiver, batcher);
         let thread = thread::Builder::new()
             .name("storage-writer".into())
             .spawn(move || writer.run())
@@ -100,9 +98,9 @@ impl Store {
         let directory = Directory::take_existing(dir)?;
         let path = directory.database();
         wal_check::check(&path, &options)?;
-        let database = Database::open_read_only(&path, &options)?;
+        let database = RocksDb::open_read_only(&path, &options)?;
         Ok(Self::from_parts(
-            Arc::new(Core::new(database, directory)),
+            Arc::new(Core::new(Database::Rocks(database), directory)),
             None,
             None,
             &options,
@@ -115,16 +113,8 @@ impl Store {
         writer: Option<JoinHandle<()>>,
         options: &Options,
     ) -> Self {
-        let inner = Inner {
-            core,
-            read_only: queue.is_none(),
-            queue: RwLock::new(queue),
-            writer: Mutex::new(writer),
-            tail_bytes: options.tail_bytes_per_group,
-            loading: Mutex::new(()),
-        };
         Self {
-            inner: Arc::new(inner),
+            inner: Arc::new(Inner::new(core, queue, writer, options)),
         }
     }
 
@@ -205,6 +195,10 @@ impl Store {
     /// # Errors
     /// If the system does not say.
     pub fn disk_free_bytes(&self) -> io::Result<u64> {
+        #[cfg(feature = "simulation")]
+        if let Database::Memory(memory) = &self.inner.core.database {
+            return Ok(memory.free_bytes());
+        }
         let found = rustix::fs::statvfs(self.dir())?;
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
@@ -212,11 +206,21 @@ impl Store {
     /// Writes what waits and stops the writer. Every later write is refused; reads go on. The directory is free for another process when
     /// the last handle, of the store or of a log, is gone.
     pub fn close(self) {
+        self.inner.run_simulation();
         self.inner.stop();
     }
 }
 
 impl Core {
+    /// Of a directory that is going to be written: complete, and without what writers of snapshots left that were killed.
+    pub(crate) fn in_use(database: Database, directory: Directory) -> Result<Arc<Self>, OpenError> {
+        directory.finish_creation()?;
+        let snapshots = directory.snapshots();
+        snapshot::remove_unfinished(&snapshots)
+            .map_err(|error| OpenError::from_io("clearing", &snapshots, &error))?;
+        Ok(Arc::new(Self::new(database, directory)))
+    }
+
     fn new(database: Database, directory: Directory) -> Self {
         Self {
             database,
@@ -228,9 +232,64 @@ impl Core {
             directory,
         }
     }
+
+    /// Refuses if the store takes no more writes.
+    pub(crate) fn check_fault(&self) -> Result<(), WriteError> {
+        match self.fault.get() {
+            Some(reason) => Err(WriteError::Faulted {
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// After a failure on the disk the store takes no more writes: says why.
+    pub(crate) fn on_failure(&self, action: &'static str, error: &BatchError) -> WriteError {
+        let path = self.database.path().display();
+        let reason = format!("{action} {path} failed: {error}");
+        tracing::error!(reason, "the store takes no more writes");
+        WriteError::Faulted {
+            reason: self.fault.get_or_init(|| reason.into()).clone(),
+        }
+    }
 }
 
 impl Inner {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        queue: Option<Sender<Operation>>,
+        writer: Option<JoinHandle<()>>,
+        options: &Options,
+    ) -> Self {
+        Self {
+            core,
+            read_only: queue.is_none(),
+            queue: RwLock::new(queue),
+            writer: Mutex::new(writer),
+            tail_bytes: options.tail_bytes_per_group,
+            loading: Mutex::new(()),
+            #[cfg(feature = "simulation")]
+            simulation: None,
+        }
+    }
+
+    /// Whether the process that this store belongs to is gone, which only a simulation survives.
+    #[cfg(not(feature = "simulation"))]
+    #[expect(clippy::unused_self, reason = "as in a simulation")]
+    pub(crate) fn is_over(&self) -> bool {
+        false
+    }
+
+    /// Notes that something waits for the writer. Its thread waits on the queue itself.
+    #[cfg(not(feature = "simulation"))]
+    #[expect(clippy::unused_self, reason = "as in a simulation")]
+    pub(crate) fn on_queued(&self) {}
+
+    /// Writes and syncs everything that waits, where there is no writer's thread.
+    #[cfg(not(feature = "simulation"))]
+    #[expect(clippy::unused_self, reason = "as in a simulation")]
+    pub(crate) fn run_simulation(&self) {}
+
     fn stop(&self) {
         self.queue
             .write()

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use crate::database::Database;
+use crate::database::RocksDb;
 use crate::{OpenError, Options};
 
 const BLOCK_BYTES: usize = 32 << 10;
@@ -82,7 +82,7 @@ pub(crate) fn check(database: &Path, options: &Options) -> Result<(), OpenError>
         return Ok(());
     };
     // Files that wait to be overwritten hold nothing that counts, and they too look interrupted here. So ask what recovery makes of it.
-    let recovered = Database::open_read_only(database, options)?
+    let recovered = RocksDb::open_read_only(database, options)?
         .db()
         .latest_sequence_number();
     let mut greatest: Vec<u64> = scans.iter().flat_map(|scan| scan.greatest).collect();

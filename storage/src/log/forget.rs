@@ -6,8 +6,8 @@ use crossbeam::channel::{self, Receiver};
 
 use super::{GroupLog, put_first};
 use crate::group::LogState;
+use crate::operation::{Done, Edit};
 use crate::record::{Kind, gap_key, meta_key};
-use crate::writer::{Done, Edit};
 use crate::{GroupId, WriteError};
 
 impl GroupLog {
@@ -35,7 +35,7 @@ impl GroupLog {
             drop(state);
             self.submit_change(edits, None, Some(done));
         }
-        durable.recv().map_err(|_| WriteError::Closed)??;
+        self.wait(&durable)?;
         if let Err(error) = self.inner.core.database.drop_files_below(id, index) {
             // They are forgotten already; their space comes back with the next call.
             tracing::warn!(group = id.0, %error, "table files of forgotten flows could not be dropped at once");
@@ -65,13 +65,21 @@ impl GroupLog {
         let unmerged = database.hold_merges(id);
         let (done, durable) = awaited();
         self.submit_change(edits, Some(end), Some(done));
-        durable.recv().map_err(|_| WriteError::Closed)??;
+        self.wait(&durable)?;
         if let Err(error) = unmerged.and_then(|unmerged| unmerged.drop_files()) {
             tracing::warn!(group = id.0, %error, "table files of a cleared group are merged away instead of dropped");
         }
         drop(order);
         database.merge(id);
         Ok(())
+    }
+}
+
+impl GroupLog {
+    /// Waits for a callback. A simulation, which has no writer's thread, writes and syncs everything that waits.
+    fn wait(&self, durable: &Receiver<Result<(), WriteError>>) -> Result<(), WriteError> {
+        self.inner.run_simulation();
+        durable.recv().map_err(|_| WriteError::Closed)?
     }
 }
 

@@ -12,10 +12,10 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 
 use crate::group::{Group, LogState};
+use crate::operation::{Done, Edit, Operation};
 use crate::reader::{self, RunError};
 use crate::record::{Kind, gap_key, index_and_marker, meta_key};
 use crate::store::Inner;
-use crate::writer::{Done, Edit, Operation};
 use crate::{GroupId, ReadError, WriteError};
 
 /// The log of one group. Clones share it, and keep the store open.
@@ -40,7 +40,7 @@ impl GroupLog {
     /// full. After a failure the entries may or may not be found at the next open.
     pub fn append(&self, first_index: u64, values: Vec<Bytes>, done: Done) {
         if let Err(error) = self.writable() {
-            return done(Err(error));
+            return self.refuse(done, error);
         }
         if values.is_empty() {
             return self.submit_change(Vec::new(), None, Some(done));
@@ -52,11 +52,12 @@ impl GroupLog {
         if first_index != expected {
             drop(state);
             drop(order);
-            return done(Err(WriteError::NotConsecutive {
+            let error = WriteError::NotConsecutive {
                 group: self.group.id,
                 expected,
                 given: first_index,
-            }));
+            };
+            return self.refuse(done, error);
         }
         let begins = state.first.is_none();
         state.first.get_or_insert(first_index);
@@ -231,7 +232,7 @@ impl GroupLog {
     /// Stores Raft's vote, in order with appends; `done` is told when it is durable.
     pub fn save_vote(&self, vote: Bytes, done: Done) {
         if let Err(error) = self.writable() {
-            return done(Err(error));
+            return self.refuse(done, error);
         }
         let _order = self.group.ordered();
         let edit = Edit::Put {
@@ -281,13 +282,19 @@ impl GroupLog {
     }
 
     fn writable(&self) -> Result<(), WriteError> {
-        match self.inner.core.fault.get() {
-            Some(reason) => Err(WriteError::Faulted {
-                reason: reason.clone(),
-            }),
-            None if self.inner.read_only => Err(WriteError::ReadOnly),
-            None => Ok(()),
+        self.inner.core.check_fault()?;
+        if self.inner.read_only {
+            return Err(WriteError::ReadOnly);
         }
+        Ok(())
+    }
+
+    /// Tells an operation at once that it was not taken.
+    fn refuse(&self, done: Done, error: WriteError) {
+        if self.inner.is_over() {
+            return;
+        }
+        done(Err(error));
     }
 
     fn submit_change(&self, edits: Vec<Edit>, end: Option<(u64, u64)>, done: Option<Done>) {
@@ -301,6 +308,9 @@ impl GroupLog {
 
     /// Hands an operation to the writer; an operation it cannot take is told so.
     fn submit(&self, operation: Operation) {
+        if self.inner.is_over() {
+            return;
+        }
         let queue = self
             .inner
             .queue
@@ -314,6 +324,7 @@ impl GroupLog {
         if let Some(operation) = refused {
             operation.finish(Err(self.writable().err().unwrap_or(WriteError::Closed)));
         }
+        self.inner.on_queued();
     }
 
     /// Tells the writer that the committed index waits, without a wake-up unless it sleeps for good.
@@ -331,6 +342,7 @@ impl GroupLog {
             // A full queue wakes the writer as well.
             let _ = queue.try_send(Operation::Wake);
         }
+        self.inner.on_queued();
     }
 }
 

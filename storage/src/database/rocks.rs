@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, DBRecoveryMode, FlushOptions, InfoLogger, LogLevel, WriteBatch,
-    WriteOptions,
+    DBCompressionType, DBRawIterator, DBRecoveryMode, FlushOptions, InfoLogger, LogLevel,
+    ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::record::log_key;
@@ -24,14 +24,14 @@ const BACKGROUND_SYNC_BYTES: u64 = 1 << 20;
 const ARENA_BLOCK_PART: usize = 512;
 
 /// An open RocksDB: one column family for each group's entries, one for the state kept beside them.
-pub(crate) struct Database {
+pub(crate) struct RocksDb {
     db: DB,
     path: PathBuf,
     /// The names of the groups' families, by group.
     logs: Vec<String>,
 }
 
-impl Database {
+impl RocksDb {
     /// Opens the database for reading and writing.
     pub(crate) fn open(path: &Path, options: &Options, create: bool) -> Result<Self, OpenError> {
         let mut general = general_options(options);
@@ -79,6 +79,21 @@ impl Database {
     /// The state kept beside them.
     pub(crate) fn meta(&self) -> &ColumnFamily {
         self.db.cf_handle(META).expect("opened with this family")
+    }
+
+    /// Writes `batch`, and waits for the disk if `sync`.
+    pub(crate) fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), rocksdb::Error> {
+        self.db.write_opt(batch, &write_options(sync))
+    }
+
+    /// The value at `key` of the state kept beside the entries.
+    pub(crate) fn get_meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, rocksdb::Error> {
+        self.db.get_cf(self.meta(), key)
+    }
+
+    /// A cursor that stands nowhere yet.
+    pub(crate) fn cursor(&self, family: &ColumnFamily, options: ReadOptions) -> DBRawIterator<'_> {
+        self.db.raw_iterator_cf_opt(family, options)
     }
 
     /// Deletes the table files of `group` that hold nothing but entries below `index`, which must be forgotten already.
@@ -153,7 +168,7 @@ impl Database {
 
 /// While it lives, no merge of the group's table files begins.
 pub(crate) struct Unmerged<'a> {
-    database: &'a Database,
+    database: &'a RocksDb,
     group: GroupId,
 }
 
@@ -176,7 +191,7 @@ impl Drop for Unmerged<'_> {
 const WARM_KEY: &[u8] = b"w";
 
 /// Options of a write that waits for the disk, or not.
-pub(crate) fn write_options(sync: bool) -> WriteOptions {
+fn write_options(sync: bool) -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(sync);
     options
