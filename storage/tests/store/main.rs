@@ -15,4 +15,5 @@ mod kill;
 mod log;
 mod model;
 mod refusals;
+mod simulation;
 mod snapshots;

@@ -1,16 +1,18 @@
 //! Random operations against a model that keeps everything in maps: after each, and after every reopening, both say the same.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
-use qiang_storage::{Bytes, GroupLog, Store};
+use qiang_storage::{Bytes, GroupLog, SimulatedDisk, Store};
 
-use crate::common::{DEADLINE, awaited, log, open};
+use crate::common::{DEADLINE, awaited, identity, log, open, small};
 
-const GROUPS: u16 = 3;
+pub const GROUPS: u16 = 3;
 
 #[derive(Debug, Clone)]
-enum Step {
+pub enum Step {
     Append {
         group: u16,
         lengths: Vec<u16>,
@@ -51,9 +53,9 @@ enum Step {
     Reopen,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub fn step() -> impl Strategy<Value = Step> {
     let group = 0..GROUPS;
-    let step = prop_oneof![
+    prop_oneof![
         8 => (group.clone(), prop::collection::vec(0..3000_u16, 1..8)).prop_map(|(group, lengths)| Step::Append { group, lengths }),
         2 => (group.clone(), 0..12_u64).prop_map(|(group, back)| Step::Truncate { group, back }),
         2 => (group.clone(), 0..20_u64).prop_map(|(group, back)| Step::Purge { group, back }),
@@ -65,18 +67,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (group, 0..150_u64, 0..100_u64, 0..20_000_usize)
             .prop_map(|(group, from, length, bytes_max)| Step::Read { group, from, length, bytes_max }),
         1 => Just(Step::Reopen),
-    ];
-    prop::collection::vec(step, 1..120)
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..120)
 }
 
 /// One group, naively.
-#[derive(Default, Clone)]
-struct Model {
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Model {
     entries: BTreeMap<u64, Bytes>,
     floor: Option<u64>,
-    end: u64,
+    pub end: u64,
     vote: Option<Bytes>,
-    committed: Option<u64>,
+    pub committed: Option<u64>,
 }
 
 impl Model {
@@ -103,20 +108,60 @@ impl Model {
     }
 }
 
-struct Pair {
-    store: Option<Store>,
+/// A store and what it should hold.
+pub struct Pair {
+    pub store: Option<Store>,
     dir: tempfile::TempDir,
-    models: Vec<Model>,
-    /// Makes every entry differ from every other.
-    written: u64,
+    /// The disk, if it is a simulated one.
+    disk: Option<SimulatedDisk>,
+    pub models: Vec<Model>,
+    /// Counts the entries handed over; makes every entry differ from every other.
+    pub written: u64,
+    /// The last entry whose callback came.
+    pub acknowledged: Arc<AtomicU64>,
+    /// Whether every other append is waited for: the rest is still on its way during the steps that follow.
+    pub waits: bool,
 }
 
 impl Pair {
-    fn log(&self, group: u16) -> GroupLog {
+    pub fn new(disk: Option<SimulatedDisk>) -> Self {
+        // What a power failure leaves is asked elsewhere, or of a simulated disk: here memory will do for a disk, where there is some.
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        }
+        .unwrap();
+        let mut pair = Self {
+            store: None,
+            dir,
+            disk,
+            models: vec![Model::default(); GROUPS.into()],
+            written: 0,
+            acknowledged: Arc::default(),
+            waits: true,
+        };
+        pair.open();
+        pair
+    }
+
+    /// Opens the store, anew if it was open.
+    pub fn open(&mut self) {
+        self.store = None;
+        self.store = Some(match &self.disk {
+            None => open(self.dir.path()),
+            Some(disk) => {
+                Store::open_simulated(self.dir.path(), disk, &identity(), &small()).unwrap()
+            }
+        });
+    }
+
+    pub fn log(&self, group: u16) -> GroupLog {
         log(self.store.as_ref().unwrap(), group)
     }
 
-    fn run(&mut self, step: &Step) {
+    pub fn run(&mut self, step: &Step) {
         match *step {
             Step::Append { group, ref lengths } => self.append(group, lengths),
             Step::Truncate { group, back } => {
@@ -198,7 +243,7 @@ impl Pair {
             } => self.read(group, from, from + length, bytes_max),
             Step::Reopen => {
                 self.store.take().unwrap().close();
-                self.store = Some(open(self.dir.path()));
+                self.open();
             }
         }
     }
@@ -215,16 +260,25 @@ impl Pair {
         let first = model.end;
         model.entries.extend((first..).zip(values.iter().cloned()));
         model.end += values.len() as u64;
-        // Every other append is awaited: the rest is still on its way during the steps that follow.
         let (done, answer) = awaited();
-        let is_awaited = self.written.is_multiple_of(2);
+        let is_awaited = self.waits && self.written.is_multiple_of(2);
         let done = if is_awaited {
             done
         } else {
-            Box::new(|result: Result<(), _>| result.unwrap())
+            let (acknowledged, number) = (self.acknowledged.clone(), self.written);
+            Box::new(move |result: Result<(), _>| {
+                result.unwrap();
+                acknowledged.store(number, Ordering::Relaxed);
+            })
         };
         self.log(group).append(first, values, done);
         if is_awaited {
+            if self.disk.is_some() {
+                let store = self.store.as_ref().unwrap();
+                while let Some(batch) = store.simulated_write() {
+                    store.simulated_sync(&batch);
+                }
+            }
             answer.recv_timeout(DEADLINE).unwrap().unwrap();
         }
     }
@@ -243,7 +297,7 @@ impl Pair {
         assert!(found.len() <= 1 || found.iter().map(Bytes::len).sum::<usize>() <= bytes_max);
     }
 
-    fn check(&self) {
+    pub fn check(&self) {
         for (group, model) in (0..).zip(&self.models) {
             let log = self.log(group);
             assert_eq!(
@@ -267,7 +321,7 @@ impl Pair {
         }
     }
 
-    fn check_content(&self) {
+    pub fn check_content(&self) {
         for (group, model) in (0..).zip(&self.models) {
             for run in model.runs() {
                 let mut at = run.start;
@@ -282,23 +336,27 @@ impl Pair {
     }
 }
 
+fn run_and_compare(mut pair: Pair, steps: &[Step]) {
+    for step in steps {
+        pair.run(step);
+        pair.check();
+    }
+    pair.check_content();
+    pair.run(&Step::Reopen);
+    pair.check();
+    pair.check_content();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_store_does_what_the_model_does(steps in steps()) {
-        // What a power failure leaves is asked elsewhere: here memory will do for a disk, where there is some.
-        let memory = std::path::Path::new("/dev/shm");
-        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-        let store = Some(open(dir.path()));
-        let mut pair = Pair { store, dir, models: vec![Model::default(); GROUPS.into()], written: 0 };
-        for step in &steps {
-            pair.run(step);
-            pair.check();
-        }
-        pair.check_content();
-        pair.run(&Step::Reopen);
-        pair.check();
-        pair.check_content();
+        run_and_compare(Pair::new(None), &steps);
+    }
+
+    #[test]
+    fn the_simulated_store_does_what_the_model_does(steps in steps()) {
+        run_and_compare(Pair::new(Some(SimulatedDisk::new())), &steps);
     }
 }
