@@ -257,6 +257,7 @@ struct Inner {
     draining: AtomicBool,
     started_at: UnixMs,
     stop: Arc<AtomicBool>,
+    stopped: watch::Sender<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     tasks: Mutex<Vec<Task<()>>>,
 }
@@ -330,6 +331,7 @@ impl Node {
             changing: Mutex::default(),
             draining: AtomicBool::new(false),
             stop,
+            stopped: watch::Sender::new(false),
             threads: Mutex::new(threads),
             tasks: Mutex::new(tasks),
         };
@@ -376,17 +378,21 @@ impl Node {
         Arc::new(Answers::new(self.clone()))
     }
 
-    /// Answers the peer behind one connection until it ends.
+    /// Answers the peer behind one connection until it ends or the node stops.
     pub fn serve_peer(
         &self,
         stream: Box<dyn Stream>,
         answers: Arc<dyn Handler>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        serve(
-            stream,
-            self.inner.groups.peers.credentials().clone(),
-            answers,
-        )
+        let credentials = self.inner.groups.peers.credentials().clone();
+        let mut stopped = self.inner.stopped.subscribe();
+        async move {
+            tokio::select! {
+                () = serve(stream, credentials, answers) => {}
+                // Whether told or because nobody is left to tell.
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+        }
     }
 
     fn add_task(&self, task: Task<()>) {
@@ -628,6 +634,7 @@ impl Node {
         ) {
             task.abort();
         }
+        self.inner.stopped.send_replace(true);
         self.inner.groups.stop_all().await;
         self.inner.groups.peers.close();
         let threads = std::mem::take(

@@ -8,16 +8,22 @@ use qiang_engine::order::{Item, Items};
 use qiang_engine::promotion::{Channel, Terms};
 use qiang_engine::routing::shard_of;
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
-use qiang_raft::{Node, NodeInfo, NodeOptions, Policy, StartError};
+use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, Policy, StartError, Timing, World};
 
 fn options(dir: &Path, bootstrap: bool) -> NodeOptions {
     NodeOptions {
         node_id: 1,
         info: NodeInfo::default(),
         data_dir: dir.to_owned(),
-        bootstrap,
+        begin: if bootstrap {
+            Begin::Bootstrap
+        } else {
+            Begin::Existing
+        },
         actor_threads: 2,
         snapshot_entries: 1_000,
+        timing: Timing::default(),
+        version: String::new(),
         storage: qiang_storage::Options {
             wal_warm_bytes: 0,
             ..qiang_storage::Options::default()
@@ -35,19 +41,23 @@ fn policy() -> Policy {
 }
 
 async fn started(dir: &Path, bootstrap: bool) -> Node {
-    let node = Node::start(options(dir, bootstrap), policy())
+    let node = Node::start(options(dir, bootstrap), policy(), World::default())
         .await
         .expect("the node starts");
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !node.groups().iter().all(|group| group.deciding) {
+    while !node.group_statuses().iter().all(|group| group.deciding) {
         assert!(
             Instant::now() < deadline,
             "not every group decides: {:#?}",
-            node.groups()
+            node.group_statuses()
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     node
+}
+
+fn deadline() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(20)
 }
 
 fn promotion(id: &str) -> PromotionId {
@@ -62,7 +72,7 @@ async fn create(node: &Node, id: &str, quantity: u64) {
         quantity,
         terms: Box::new(Terms::default()),
     };
-    let answer = node.shard(shard).ask(create).await;
+    let answer = node.ask(shard, create, deadline()).await;
     assert!(
         matches!(answer, Ok(Answer::Promotion { created: true, .. })),
         "{answer:?}"
@@ -81,11 +91,8 @@ async fn grab(node: &Node, order: &str, id: &str) -> Result<Granted, Refusal> {
         channel: Channel::App,
         items: Items::from_iter([item]),
     };
-    match node
-        .shard(shard_of(&promotion(id)))
-        .ask(Command::Grab(grab))
-        .await?
-    {
+    let shard = shard_of(&promotion(id));
+    match node.ask(shard, Command::Grab(grab), deadline()).await? {
         Answer::Granted(granted) => Ok(granted),
         other => panic!("a grab was answered {other:?}"),
     }
@@ -121,7 +128,7 @@ async fn an_acknowledged_grab_survives_a_restart_and_is_replayed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_directory_is_not_begun_without_being_told() {
     let dir = tempfile::tempdir().unwrap();
-    let refused = Node::start(options(dir.path(), false), policy())
+    let refused = Node::start(options(dir.path(), false), policy(), World::default())
         .await
         .err();
     assert!(

@@ -1,0 +1,355 @@
+//! Four nodes in one process, over TCP on loopback: a cluster forms, leaders move, nodes die and come back.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use qiang_engine::command::{Grab, Granted};
+use qiang_engine::order::{Item, Items};
+use qiang_engine::promotion::{Channel, Terms};
+use qiang_engine::routing::{SHARDS, shard_of};
+use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
+use qiang_raft::{
+    Begin, ClusterChange, MetaAnswer, Node, NodeInfo, NodeOptions, Policy, Timing, World,
+};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+/// Long enough for elections on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Cluster {
+    home: TempDir,
+    nodes: BTreeMap<u64, Node>,
+    addresses: BTreeMap<u64, String>,
+}
+
+fn dc(id: u64) -> &'static str {
+    if id % 4 == 1 || id % 4 == 2 { "a" } else { "b" }
+}
+
+fn deadline() -> tokio::time::Instant {
+    tokio::time::Instant::now() + PATIENCE
+}
+
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(state) => assert!(Instant::now() < end, "waited for: {what}; last: {state}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Cluster {
+    /// Nodes 1 to `count`, all added and every group where it belongs.
+    async fn of(count: u64) -> Self {
+        let mut cluster = Cluster {
+            home: tempfile::tempdir().expect("a directory"),
+            nodes: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+        };
+        cluster.start(1, Begin::Bootstrap).await;
+        let by = cluster.addresses[&1].clone();
+        until("the first node founds the cluster", async || {
+            let revision = cluster.nodes[&1].cluster().revision;
+            (revision > 0)
+                .then_some(())
+                .ok_or_else(|| "not yet".to_owned())
+        })
+        .await;
+        for id in 2..=count {
+            cluster.start(id, Begin::Join(by.clone())).await;
+            cluster.add(1, id).await;
+        }
+        cluster.settle().await;
+        cluster
+    }
+
+    async fn start(&mut self, id: u64, begin: Begin) {
+        let listener = match self.addresses.get(&id) {
+            Some(address) => TcpListener::bind(address).await,
+            None => TcpListener::bind("127.0.0.1:0").await,
+        };
+        let listener = listener.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        self.addresses.insert(id, address.clone());
+        let options = NodeOptions {
+            node_id: id,
+            info: NodeInfo {
+                peer_address: address,
+                http_address: format!("http-{id}"),
+                dc: dc(id).to_owned(),
+                name: format!("node-{id}"),
+            },
+            data_dir: self.home.path().join(id.to_string()),
+            begin,
+            actor_threads: 1,
+            snapshot_entries: 1_000,
+            timing: Timing {
+                election_ms_min: 400,
+            },
+            version: "test".to_owned(),
+            storage: qiang_storage::Options {
+                wal_warm_bytes: 0,
+                ..qiang_storage::Options::default()
+            },
+        };
+        let policy = Policy {
+            default_rate: None,
+            rate_percent: 100,
+            order_retention_ms: u64::MAX / 2,
+            flow_retention_ms: u64::MAX / 2,
+        };
+        let node = Node::start(options, policy, World::default())
+            .await
+            .expect("the node starts");
+        node.serve_peers(listener);
+        self.nodes.insert(id, node);
+    }
+
+    async fn add(&self, by: u64, id: u64) {
+        let added = self.nodes[&by]
+            .add_node(id, &self.addresses[&id], dc(id), false)
+            .await;
+        assert!(added.is_ok(), "{added:?}");
+    }
+
+    async fn stop(&mut self, id: u64) {
+        let node = self.nodes.remove(&id).expect("it runs");
+        node.stop().await;
+    }
+
+    /// Waits until every group has the voters and the leader it should have.
+    async fn settle(&self) {
+        until("every group is where it should be", async || {
+            for node in self.nodes.values() {
+                let cluster = node.cluster();
+                for (number, group) in node.group_statuses().into_iter().enumerate() {
+                    let number = u16::try_from(number).expect("few groups");
+                    let wanted = cluster.voters(number);
+                    if !wanted.contains(&node.node_id()) {
+                        continue;
+                    }
+                    let place = cluster.placement.shards.get(usize::from(number));
+                    let led = place.is_none_or(|place| place.leader == group.leader);
+                    if group.voters != wanted || !led || !group.has_quorum {
+                        return Err(format!(
+                            "node {} group {}: voters {:?} of {wanted:?}, leader {:?} of {:?}, quorum {}",
+                            node.node_id(), group.group, group.voters, group.leader, place.map(|place| place.leader), group.has_quorum
+                        ));
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    async fn create(&self, by: u64, id: &str, quantity: u64) {
+        let promotion_id = promotion(id);
+        let shard = shard_of(&promotion_id);
+        let create = Command::CreatePromotion {
+            promotion_id,
+            quantity,
+            terms: Box::new(Terms::default()),
+        };
+        let answer = self.nodes[&by].ask(shard, create, deadline()).await;
+        assert!(matches!(answer, Ok(Answer::Promotion { .. })), "{answer:?}");
+    }
+
+    async fn grab(&self, by: u64, order: &str, id: &str) -> Result<Granted, Refusal> {
+        let item = Item {
+            promotion_id: promotion(id),
+            quantity: 1,
+        };
+        let grab = Grab {
+            order_id: OrderId::new(order).expect("an id"),
+            pin: Pin::new("alice").expect("an id"),
+            ip: [203, 0, 113, 9].into(),
+            channel: Channel::App,
+            items: Items::from_iter([item]),
+        };
+        let shard = shard_of(&promotion(id));
+        match self.nodes[&by]
+            .ask(shard, Command::Grab(grab), deadline())
+            .await?
+        {
+            Answer::Granted(granted) => Ok(granted),
+            other => panic!("a grab was answered {other:?}"),
+        }
+    }
+
+    /// Every member of every shard folds to the same: the same promotions, with the same counters.
+    async fn agree(&self, id: &str, remaining: u64) {
+        for node in self.nodes.values() {
+            until("every replica shows the same", async || {
+                let stale = node.stale_promotion(&promotion(id)).await;
+                let shown = stale
+                    .and_then(|stale| stale.promotion)
+                    .map(|shown| shown.counters.remaining);
+                (shown == Some(remaining))
+                    .then_some(())
+                    .ok_or_else(|| format!("node {}: {shown:?}", node.node_id()))
+            })
+            .await;
+        }
+    }
+}
+
+fn promotion(id: &str) -> PromotionId {
+    PromotionId::new(id).expect("an id")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_answers_for_any_shard_and_every_replica_agrees() {
+    let cluster = Cluster::of(4).await;
+    for number in 0..20 {
+        let id = format!("P{number}");
+        cluster.create(1 + number % 4, &id, 10).await;
+        for by in 1..=4 {
+            let granted = cluster.grab(by, &format!("o-{number}-{by}"), &id).await;
+            assert!(granted.is_ok(), "{granted:?}");
+        }
+        cluster.agree(&id, 6).await;
+    }
+    let led: Vec<usize> = cluster
+        .nodes
+        .values()
+        .map(|node| {
+            let leads = node
+                .group_statuses()
+                .into_iter()
+                .filter(|group| group.leader == Some(node.node_id()) && group.group != "meta");
+            leads.count()
+        })
+        .collect();
+    assert_eq!(led, [8, 8, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_leader_is_followed_by_another_and_catches_up_when_it_returns() {
+    let mut cluster = Cluster::of(4).await;
+    cluster.create(1, "A", 100).await;
+    for number in 0..10 {
+        cluster
+            .grab(3, &format!("o-{number}"), "A")
+            .await
+            .expect("a grab");
+    }
+    cluster.stop(1).await;
+    for number in 0..10 {
+        let again = cluster
+            .grab(4, &format!("o-{number}"), "A")
+            .await
+            .expect("a replay");
+        assert!(again.replayed);
+    }
+    for number in 10..20 {
+        cluster
+            .grab(2, &format!("o-{number}"), "A")
+            .await
+            .expect("a grab");
+    }
+    cluster.start(1, Begin::Existing).await;
+    cluster.settle().await;
+    cluster.agree("A", 80).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_data_centre_is_recovered_from_and_fenced() {
+    let mut cluster = Cluster::of(4).await;
+    cluster.create(1, "A", 100).await;
+    for number in 0..30 {
+        cluster
+            .grab(1 + number % 4, &format!("o-{number}"), "A")
+            .await
+            .expect("a grab");
+    }
+    let early = cluster.nodes[&3]
+        .recover("b")
+        .await
+        .expect_err("a quorum lives");
+    assert!(early.to_string().contains("answers"), "{early}");
+    cluster.stop(1).await;
+    cluster.stop(2).await;
+    let recovered = cluster.nodes[&3].recover("b").await.expect("recovered");
+    assert_eq!(
+        (recovered.incarnation, recovered.survivors),
+        (2, vec![3, 4])
+    );
+    assert_eq!(recovered.abandoned, [1, 2]);
+    assert_eq!(recovered.groups, usize::from(SHARDS) + 1);
+    cluster.settle().await;
+    for number in 0..30 {
+        let again = cluster
+            .grab(4, &format!("o-{number}"), "A")
+            .await
+            .expect("a replay");
+        assert!(again.replayed);
+    }
+    cluster.grab(3, "o-30", "A").await.expect("a new grab");
+    // Node 1 comes back from the past: nobody listens to it.
+    cluster.start(1, Begin::Existing).await;
+    let abandoned = cluster.nodes[&1].clone();
+    until("the abandoned node learns that it is fenced", async || {
+        abandoned
+            .report()
+            .fenced
+            .map(drop)
+            .ok_or_else(|| "not yet".to_owned())
+    })
+    .await;
+    cluster.grab(4, "o-31", "A").await.expect("a new grab");
+    cluster.stop(1).await;
+    // Under a new number, with an empty disk, it is welcome.
+    let by = cluster.addresses[&3].clone();
+    cluster.start(5, Begin::Join(by)).await;
+    cluster.add(3, 5).await;
+    cluster.settle().await;
+    cluster.agree("A", 68).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_join_and_leave_and_a_number_is_never_used_again() {
+    let mut cluster = Cluster::of(5).await;
+    cluster.create(1, "A", 100).await;
+    for number in 0..10 {
+        cluster
+            .grab(1 + number % 5, &format!("o-{number}"), "A")
+            .await
+            .expect("a grab");
+    }
+    let remove = ClusterChange::Remove {
+        node_id: 2,
+        force: false,
+    };
+    cluster.nodes[&4]
+        .change_cluster(remove)
+        .await
+        .expect("it may leave");
+    until("the node has left", async || {
+        let seen = cluster.nodes[&3].cluster();
+        (!seen.nodes.contains_key(&2))
+            .then_some(())
+            .ok_or_else(|| format!("{:?}", seen.nodes.get(&2)))
+    })
+    .await;
+    cluster.stop(2).await;
+    cluster.settle().await;
+    for number in 0..10 {
+        let again = cluster
+            .grab(5, &format!("o-{number}"), "A")
+            .await
+            .expect("a replay");
+        assert!(again.replayed);
+    }
+    let again = cluster.nodes[&1]
+        .add_node(2, "127.0.0.1:9", "a", false)
+        .await;
+    assert!(
+        matches!(&again, Err(MetaAnswer::Refused(why)) if why.contains("never used twice")),
+        "{again:?}"
+    );
+}
