@@ -12,26 +12,18 @@
 //! left as it was, and its incarnation never goes down.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
 
-use crate::{IncarnationError, OpenError};
-
-/// The version of everything under a data directory that this program writes, and the newest that it reads. Version 2 added the
-/// incarnation to the identity.
-pub const FORMAT_VERSION: u64 = 2;
-
-/// The incarnation of a new cluster, and of one whose directories were made before there were any.
-const FIRST_INCARNATION: u64 = 1;
+use crate::identity::{self, IDENTITY};
+use crate::{Identity, IncarnationError, OpenError};
 
 const LOCK: &str = "lock";
-pub(crate) const IDENTITY: &str = "identity.json";
 const IDENTITY_NEW: &str = "identity.json.new";
 /// Not the name used during creation: left behind beside a lost identity, it must not pass for a creation that may be begun again.
 const IDENTITY_NEXT: &str = "identity.json.next";
@@ -45,29 +37,7 @@ const SNAPSHOTS: &str = "snapshots";
 const LOCK_PATIENCE: Duration = Duration::from_millis(300);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// Whose data a directory holds. Written when the directory is created; cluster and node are checked at every open, and the
-/// directory's incarnation wins over the one given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster.
-    pub cluster_id: String,
-    /// The node in the cluster.
-    pub node_id: u64,
-    /// Which life of the cluster this is, 1 for a new one: `recover` after the loss of a data centre begins the next one; nodes
-    /// of different incarnations refuse each other.
-    pub incarnation: u64,
-}
-
 impl Identity {
-    /// A node of a new cluster.
-    pub fn new(cluster_id: impl Into<String>, node_id: u64) -> Self {
-        Self {
-            cluster_id: cluster_id.into(),
-            node_id,
-            incarnation: FIRST_INCARNATION,
-        }
-    }
-
     /// Whose data the directory holds; `None` if it is absent, empty, or its creation was never finished.
     ///
     /// # Errors
@@ -76,29 +46,13 @@ impl Identity {
         match fs::metadata(root) {
             Ok(found) if !found.is_dir() => Err(not_a_directory(root)),
             Ok(_) => match recognise(root)? {
-                Known::Complete => read_identity(root).map(Some),
+                Known::Complete => identity::read(root).map(Some),
                 _ => Ok(None),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(OpenError::from_io("looking at", root, &error)),
         }
     }
-}
-
-/// `identity.json`. Only `format` is read before the version is known to be ours.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdentityFile {
-    format: u64,
-    cluster_id: String,
-    node_id: u64,
-    /// Absent in version 1.
-    #[serde(default = "first_incarnation")]
-    incarnation: u64,
-}
-
-fn first_incarnation() -> u64 {
-    FIRST_INCARNATION
 }
 
 /// A data directory held by this process until it is dropped.
@@ -141,8 +95,8 @@ impl Directory {
         let found = if is_new {
             identity.clone()
         } else {
-            let found = read_identity(root)?;
-            check_identity(root, &found, identity)?;
+            let found = identity::read(root)?;
+            identity::check(root, &found, identity)?;
             found
         };
         let directory = Self {
@@ -179,7 +133,7 @@ impl Directory {
             });
         }
         let lock = lock(root, false)?;
-        let identity = read_identity(root)?;
+        let identity = identity::read(root)?;
         let directory = Self {
             root: root.to_path_buf(),
             identity: Mutex::new(identity),
@@ -218,7 +172,7 @@ impl Directory {
         };
         let mut replace = || -> io::Result<()> {
             let unfinished = self.root.join(IDENTITY_NEXT);
-            write_identity(&unfinished, &next)?;
+            identity::write(&unfinished, &next)?;
             fs::rename(&unfinished, self.root.join(IDENTITY))?;
             // From here on this is what an open finds, unless the power fails before the last step.
             *identity = next.clone();
@@ -269,7 +223,7 @@ impl Directory {
     fn begin_creation(&self, identity: &Identity) -> Result<(), OpenError> {
         let path = self.root.join(IDENTITY_NEW);
         let begin = || -> io::Result<()> {
-            write_identity(&path, identity)?;
+            identity::write(&path, identity)?;
             sync_directory(&self.root)?;
             // What an interrupted creation left: it was never opened for use.
             match fs::remove_dir_all(self.database()) {
@@ -376,72 +330,6 @@ fn lock(root: &Path, create: bool) -> Result<File, OpenError> {
             Err(error) => return Err(OpenError::from_io("locking", &path, &error.into())),
         }
     }
-}
-
-/// Writes `identity` to `path` and syncs the file; its name is not synced.
-fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
-    let file = IdentityFile {
-        format: FORMAT_VERSION,
-        cluster_id: identity.cluster_id.clone(),
-        node_id: identity.node_id,
-        incarnation: identity.incarnation,
-    };
-    let text = serde_json::to_string_pretty(&file).expect("plain fields always have a JSON form");
-    let mut file = File::create(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
-fn read_identity(root: &Path) -> Result<Identity, OpenError> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        format: u64,
-    }
-    let path = root.join(IDENTITY);
-    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => OpenError::Corrupt {
-            file: path.clone(),
-            detail: error.to_string(),
-        },
-        _ => OpenError::from_io("reading", &path, &error),
-    })?;
-    let corrupt = |error: serde_json::Error| OpenError::Corrupt {
-        file: path.clone(),
-        detail: error.to_string(),
-    };
-    let Versioned { format } = serde_json::from_str(&text).map_err(corrupt)?;
-    if format > FORMAT_VERSION {
-        return Err(OpenError::NewerFormat {
-            dir: root.to_path_buf(),
-            found: format,
-            supported: FORMAT_VERSION,
-        });
-    }
-    let file: IdentityFile = serde_json::from_str(&text).map_err(corrupt)?;
-    Ok(Identity {
-        cluster_id: file.cluster_id,
-        node_id: file.node_id,
-        incarnation: file.incarnation,
-    })
-}
-
-fn check_identity(root: &Path, found: &Identity, expected: &Identity) -> Result<(), OpenError> {
-    let dir = root.to_path_buf();
-    if found.cluster_id != expected.cluster_id {
-        return Err(OpenError::OtherCluster {
-            dir,
-            found: found.cluster_id.clone(),
-            expected: expected.cluster_id.clone(),
-        });
-    }
-    if found.node_id != expected.node_id {
-        return Err(OpenError::OtherNode {
-            dir,
-            found: found.node_id,
-            expected: expected.node_id,
-        });
-    }
-    Ok(())
 }
 
 fn not_a_directory(root: &Path) -> OpenError {

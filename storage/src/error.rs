@@ -45,7 +45,7 @@ pub enum OpenError {
     /// The directory was written by a newer version of the product.
     #[error(
         "{} says that the data directory has format version {found}, this program reads versions up to {supported}: run the newer program that wrote it",
-        dir.join(crate::directory::IDENTITY).display()
+        dir.join(crate::identity::IDENTITY).display()
     )]
     NewerFormat {
         /// The data directory.

@@ -19,6 +19,7 @@ mod database;
 mod directory;
 mod error;
 mod group;
+mod identity;
 mod log;
 mod operation;
 mod options;
@@ -36,8 +37,8 @@ mod writer;
 pub use bytes::Bytes;
 #[cfg(feature = "simulation")]
 pub use database::SimulatedDisk;
-pub use directory::{FORMAT_VERSION, Identity};
 pub use error::{IncarnationError, OpenError, ReadError, SnapshotError, WriteError};
+pub use identity::{FORMAT_VERSION, Identity};
 pub use log::GroupLog;
 pub use operation::Done;
 pub use options::Options;

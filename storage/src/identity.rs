@@ -1,0 +1,126 @@
+//! Whose data a directory holds: the file `identity.json`. Invariant: a file of a newer format is told from a damaged one, because only
+//! its version is read before that is known to be ours.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::OpenError;
+
+/// The version of everything under a data directory that this program writes, and the newest that it reads. Version 2 added the
+/// incarnation to the identity.
+pub const FORMAT_VERSION: u64 = 2;
+
+/// The incarnation of a new cluster, and of one whose directories were made before there were any.
+const FIRST_INCARNATION: u64 = 1;
+
+/// The file under the data directory.
+pub(crate) const IDENTITY: &str = "identity.json";
+
+/// Whose data a directory holds. Written when the directory is created; cluster and node are checked at every open, and the
+/// directory's incarnation wins over the one given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster_id: String,
+    /// The node in the cluster.
+    pub node_id: u64,
+    /// Which life of the cluster this is, 1 for a new one: `recover` after the loss of a data centre begins the next one; nodes
+    /// of different incarnations refuse each other.
+    pub incarnation: u64,
+}
+
+impl Identity {
+    /// A node of a new cluster.
+    pub fn new(cluster_id: impl Into<String>, node_id: u64) -> Self {
+        Self {
+            cluster_id: cluster_id.into(),
+            node_id,
+            incarnation: FIRST_INCARNATION,
+        }
+    }
+}
+
+/// `identity.json`. Only `format` is read before the version is known to be ours.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFile {
+    format: u64,
+    cluster_id: String,
+    node_id: u64,
+    /// Absent in version 1.
+    #[serde(default = "first_incarnation")]
+    incarnation: u64,
+}
+
+fn first_incarnation() -> u64 {
+    FIRST_INCARNATION
+}
+
+/// Writes `identity` to `path` and syncs the file; its name is not synced.
+pub(crate) fn write(path: &Path, identity: &Identity) -> io::Result<()> {
+    let file = IdentityFile {
+        format: FORMAT_VERSION,
+        cluster_id: identity.cluster_id.clone(),
+        node_id: identity.node_id,
+        incarnation: identity.incarnation,
+    };
+    let text = serde_json::to_string_pretty(&file).expect("plain fields always have a JSON form");
+    let mut file = File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+pub(crate) fn read(root: &Path) -> Result<Identity, OpenError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u64,
+    }
+    let path = root.join(IDENTITY);
+    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => OpenError::Corrupt {
+            file: path.clone(),
+            detail: error.to_string(),
+        },
+        _ => OpenError::from_io("reading", &path, &error),
+    })?;
+    let corrupt = |error: serde_json::Error| OpenError::Corrupt {
+        file: path.clone(),
+        detail: error.to_string(),
+    };
+    let Versioned { format } = serde_json::from_str(&text).map_err(corrupt)?;
+    if format > FORMAT_VERSION {
+        return Err(OpenError::NewerFormat {
+            dir: root.to_path_buf(),
+            found: format,
+            supported: FORMAT_VERSION,
+        });
+    }
+    let file: IdentityFile = serde_json::from_str(&text).map_err(corrupt)?;
+    Ok(Identity {
+        cluster_id: file.cluster_id,
+        node_id: file.node_id,
+        incarnation: file.incarnation,
+    })
+}
+
+pub(crate) fn check(root: &Path, found: &Identity, expected: &Identity) -> Result<(), OpenError> {
+    let dir = root.to_path_buf();
+    if found.cluster_id != expected.cluster_id {
+        return Err(OpenError::OtherCluster {
+            dir,
+            found: found.cluster_id.clone(),
+            expected: expected.cluster_id.clone(),
+        });
+    }
+    if found.node_id != expected.node_id {
+        return Err(OpenError::OtherNode {
+            dir,
+            found: found.node_id,
+            expected: expected.node_id,
+        });
+    }
+    Ok(())
+}
