@@ -1,7 +1,7 @@
 //! What the parts of one shard's group share: its Raft instance and what its actor shows others.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use openraft::Instant;
@@ -33,6 +33,8 @@ pub struct ShardGroup {
     pub deciding: AtomicBool,
     pub pending: AtomicUsize,
     pub orders: AtomicU64,
+    /// A log index and the digest of the state there, the last with nothing pending.
+    digest: Mutex<Option<(u64, u64)>>,
     /// Bytes of entries applied since the process started.
     pub log_bytes: Arc<AtomicU64>,
     /// What `log_bytes` was at the last snapshot.
@@ -70,6 +72,10 @@ pub struct GroupStatus {
     pub mailbox_depth: usize,
     /// Orders held in memory, in any state.
     pub orders: u64,
+    /// A log index and the digest of the shard's counters there: replicas agree at equal indexes.
+    pub digest: Option<(u64, u64)>,
+    /// Whether this node leads the group, whatever its quorum says.
+    pub leads: bool,
     /// Why the group was stopped, if it was.
     pub stopped: Option<String>,
 }
@@ -87,6 +93,7 @@ impl ShardGroup {
             deciding: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             orders: AtomicU64::new(0),
+            digest: Mutex::default(),
             log_bytes: Arc::default(),
             snapshot_bytes: AtomicU64::new(0),
         }
@@ -119,6 +126,12 @@ impl ShardGroup {
         };
     }
 
+    /// Shows the digest of the state at `index`.
+    pub fn show_digest(&self, index: u64, digest: u64) {
+        let mut shown = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = Some((index, digest));
+    }
+
     /// Whether the log says that the entry at `index` is void.
     pub fn is_void(&self, index: u64) -> bool {
         self.voids
@@ -139,6 +152,7 @@ impl ShardGroup {
         status.pending_entries = self.pending.load(Ordering::Relaxed);
         status.mailbox_depth = self.mailbox.depth();
         status.orders = self.orders.load(Ordering::Relaxed);
+        status.digest = *self.digest.lock().unwrap_or_else(PoisonError::into_inner);
         status.stopped = self.stopped().or(status.stopped);
         status
     }
@@ -162,6 +176,8 @@ impl GroupStatus {
             pending_entries: 0,
             mailbox_depth: 0,
             orders: 0,
+            digest: None,
+            leads: false,
             stopped: None,
         }
     }
@@ -183,6 +199,7 @@ where
             .membership()
             .learner_ids()
             .collect(),
+        leads: metrics.state.is_leader(),
         leader: metrics.current_leader,
         term: metrics.current_term,
         last_index: metrics.last_log_index.unwrap_or(0),

@@ -27,7 +27,7 @@ use crate::group::{ShardGroup, has_lease};
 use crate::mailbox::{LogEvent, Reply};
 use crate::node::{CourierJob, PolicyCell};
 use crate::types::{LogId, OnEnd, Payload, TypeConfig};
-use crate::world::{Clock, Random, random_u64};
+use crate::world::{Clock, Random, random_u64, spawn_on};
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
 const ROUND_EVENTS_MAX: usize = 1024;
@@ -298,7 +298,7 @@ impl Seat {
         if !leads {
             return Ok(());
         }
-        self.around.runtime.spawn(async move {
+        spawn_on(&self.around.runtime, async move {
             if let Err(error) = raft.write_blank().await {
                 tracing::debug!(%error, "a blank entry was not written");
             }
@@ -389,6 +389,9 @@ impl Seat {
         group
             .applied
             .send_if_modified(|shown| std::mem::replace(shown, index) != index);
+        if actor.pending() == 0 {
+            group.show_digest(index, actor.replica().shard.digest());
+        }
         group.deciding.store(actor.deciding(), Ordering::Relaxed);
         group.pending.store(actor.pending(), Ordering::Relaxed);
         group.orders.store(
@@ -409,9 +412,7 @@ impl Seat {
         self.act();
         self.group.deciding.store(false, Ordering::Relaxed);
         if let Some(raft) = self.group.raft() {
-            self.around
-                .runtime
-                .spawn(async move { raft.shutdown().await });
+            spawn_on(&self.around.runtime, async move { raft.shutdown().await });
         }
     }
 

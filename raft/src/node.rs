@@ -33,7 +33,7 @@ use crate::router::Router;
 use crate::rpc::{Introduction, Members, NodeReport};
 use crate::start::{open_store, raft_config, seat_actors, stop_threads};
 use crate::types::NodeInfo;
-use crate::world::{Clock, blocking};
+use crate::world::{Clock, blocking, spawn};
 
 /// Jobs that may wait for the courier; more are asked for again later.
 const COURIER_JOBS_MAX: usize = 8192;
@@ -317,7 +317,7 @@ impl Node {
             policy.clone(),
             world.clock.clone(),
         );
-        let tasks = vec![tokio::spawn(keeper)];
+        let tasks = vec![spawn(keeper)];
         let inner = Inner {
             router: Router::new(groups.clone()),
             started_at: world.clock.now(),
@@ -338,7 +338,7 @@ impl Node {
         let node = Node {
             inner: Arc::new(inner),
         };
-        node.add_task(tokio::spawn(run_reconciler(node.clone())));
+        node.add_task(spawn(run_reconciler(node.clone())));
         Ok(node)
     }
 
@@ -346,7 +346,7 @@ impl Node {
     pub fn serve_peers(&self, listener: TcpListener) {
         let node = self.clone();
         let places = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
-        self.add_task(tokio::spawn(async move {
+        self.add_task(spawn(async move {
             let answers = node.peer_answers();
             loop {
                 let Ok(place) = places.clone().acquire_owned().await else {
@@ -359,7 +359,7 @@ impl Node {
                             continue;
                         }
                         let serving = node.serve_peer(Box::new(stream), answers.clone());
-                        tokio::spawn(async move {
+                        spawn(async move {
                             serving.await;
                             drop(place);
                         });
@@ -388,6 +388,7 @@ impl Node {
         let mut stopped = self.inner.stopped.subscribe();
         async move {
             tokio::select! {
+                biased;
                 () = serve(stream, credentials, answers) => {}
                 // Whether told or because nobody is left to tell.
                 _ = stopped.wait_for(|stopped| *stopped) => {}

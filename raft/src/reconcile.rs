@@ -20,6 +20,7 @@ use crate::peer::Lane;
 use crate::placement::{Duty, WITNESS_DC};
 use crate::rpc::{self, Kind, Members, MetaAnswer, ShardRequest};
 use crate::types::NodeInfo;
+use crate::world::spawn;
 
 /// How often a node looks, at least; it also looks when the document changes.
 const ROUND_INTERVAL: Duration = Duration::from_millis(250);
@@ -110,7 +111,7 @@ impl Node {
                     continue;
                 }
                 let node = self.clone();
-                tokio::spawn(async move {
+                spawn(async move {
                     let taken = timeout(CHANGE_TIMEOUT, take_step(group, &raft, step)).await;
                     if let Ok(Err(error)) = taken {
                         tracing::debug!(
@@ -145,7 +146,7 @@ impl Node {
             return;
         }
         let node = self.clone();
-        tokio::spawn(async move {
+        spawn(async move {
             if let Err(error) = node.hand_over(group, planned).await {
                 tracing::debug!(
                     group = name(group),

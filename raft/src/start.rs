@@ -20,7 +20,7 @@ use crate::mailbox::{Mailbox, Wake};
 use crate::node::{Begin, NodeOptions, StartError, Timing, World};
 use crate::peer::{Credentials, Peers};
 use crate::rpc::{Introduction, Kind};
-use crate::world::{blocking, random_u64};
+use crate::world::{blocking, random_u64, spawn};
 
 /// Entries in one replication message at most.
 const PAYLOAD_ENTRIES_MAX: u64 = 1024;
@@ -163,7 +163,7 @@ fn seat_actors_in_a_task(around: &Surroundings, stop: &Arc<AtomicBool>) -> Vec<A
     let seats = groups
         .iter()
         .map(|group| Seat::new(group.clone(), around.clone()));
-    tokio::spawn(run_seats_in_task(
+    spawn(run_seats_in_task(
         seats.collect(),
         wake.clone(),
         stop.clone(),

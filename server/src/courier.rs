@@ -29,7 +29,7 @@ pub async fn run_courier(service: Service, mut jobs: mpsc::Receiver<CourierJob>)
             return;
         };
         let service = service.clone();
-        tokio::spawn(async move {
+        qiang_raft::world::spawn(async move {
             match job {
                 CourierJob::Ask {
                     guest,

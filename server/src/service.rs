@@ -8,7 +8,7 @@ use futures::future::join_all;
 use qiang_engine::command::{Code, Grab, Granted};
 use qiang_engine::promotion::{PromotionState, PromotionView};
 use qiang_engine::routing::{SHARDS, shard_of};
-use qiang_engine::{Answer, Command, OrderId, PromotionId, Refusal, ShardId, UnixMs};
+use qiang_engine::{Answer, Command, PromotionId, Refusal, ShardId, UnixMs};
 use qiang_raft::{Board, Flow, FlowError, Node, NodeReport, Policy};
 use tokio::time::{Instant, timeout};
 
@@ -241,7 +241,7 @@ impl Service {
     fn follow_config(&self) {
         let mut state = self.node.meta_state();
         let (node, shared) = (self.node.clone(), self.shared.clone());
-        tokio::spawn(async move {
+        qiang_raft::world::spawn(async move {
             loop {
                 shared.put_in_force(&node);
                 if state.changed().await.is_err() {

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, fits, read_frame};
 use super::hello::{Credentials, Identified, introduce};
 use super::{Dial, Lane, Stream};
-use crate::world::random_below;
+use crate::world::{random_below, spawn};
 
 /// Questions that may wait for one lane's connection; past it the answer is `NotSent` at once.
 const QUEUE_MAX: usize = 16_384;
@@ -174,7 +174,7 @@ impl Peers {
                     pause: PAUSE_MIN,
                     told: None,
                 };
-                tokio::spawn(link.run());
+                spawn(link.run());
                 sender
             })
             .clone()
@@ -302,7 +302,7 @@ impl Link {
     async fn converse(&mut self, stream: Box<dyn Stream>, first: Question) {
         let (reader, mut writer) = split(stream);
         let awaited = Arc::new(Awaited::default());
-        let mut reading = tokio::spawn(read_answers(reader, awaited.clone()));
+        let mut reading = spawn(read_answers(reader, awaited.clone()));
         let mut frame = FrameWriter::default();
         let mut id = 0;
         let mut next = Some(first);

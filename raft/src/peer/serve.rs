@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, fits, read_frame};
 use super::hello::{Credentials, receive_introduction};
 use super::{BoxFuture, Lane, Stream};
+use crate::world::spawn;
 
 /// How long a stranger may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,7 +81,7 @@ async fn serve_connection(
     let incarnation = credentials.who().incarnation;
     let (reader, writer) = split(stream);
     let (answers, answered) = mpsc::channel(UNDER_WAY_MAX);
-    let writing = tokio::spawn(write_answers(writer, answered));
+    let writing = spawn(write_answers(writer, answered));
     let still_ours =
         move || incoming.lane == Lane::Recovery || credentials.who().incarnation == incarnation;
     let read = read_questions(reader, incoming, handler, answers, still_ours).await;
@@ -129,7 +130,7 @@ async fn read_questions(
                 continue;
             }
             let closing = closing.clone();
-            tokio::spawn(async move {
+            spawn(async move {
                 match answering.await {
                     // As above.
                     Some(answer) => drop(answers.send((id, answer, place)).await),

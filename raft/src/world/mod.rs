@@ -4,6 +4,8 @@
 //! a whole cluster in one thread, under tokio's paused time, is a function of its seed. Outside a
 //! simulation each call is the system's own.
 
+mod life;
+
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,6 +21,9 @@ use qiang_engine::UnixMs;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng, TryRng};
 use tokio::time::Instant;
+
+pub(crate) use life::spawn_on;
+pub use life::{Life, spawn};
 
 thread_local! {
     /// The generator of a simulation's only thread.
@@ -165,7 +170,7 @@ impl AsyncRuntime for Runtime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        TokioRuntime::spawn(future)
+        spawn(future)
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
