@@ -60,7 +60,7 @@ impl Failure {
         let told = told.unwrap_or_else(|| "the server gave no reason".to_owned());
         let mut message = format!("{told} ({code})");
         if code == "outcome_unknown" {
-            message.push_str("; repeat the command with the same order id to learn the outcome");
+            message.push_str("; repeat the same command to learn the outcome");
         }
         match status {
             // A promotion's own window is a rule of the shop; `overloaded` is the server's state.

@@ -1,57 +1,15 @@
-//! What operators and their tools look at: `/livez`, `/readyz`, `/metrics` and `/v1/cluster`.
+//! What operators' tools look at: `/livez`, `/readyz` and `/metrics`.
 //!
 //! Invariant: a node says that it is ready only where it would serve a grab of any of its shards.
 
 use qiang_raft::{GroupStatus, NodeReport};
-use serde::Serialize;
 
 use super::Http;
 use super::problem::{Problem, ShardProblem};
-use super::query::Query;
 use super::response::{Media, Outcome, Reply};
-use super::time::Time;
 
 /// What the group of the cluster's own state is called.
-const META: &str = "meta";
-
-#[derive(Debug, Serialize)]
-struct ClusterShape<'a> {
-    cluster_id: &'a str,
-    nodes: [NodeShape<'a>; 1],
-    shards: Vec<ShardShape<'a>>,
-    meta: Option<ShardShape<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct NodeShape<'a> {
-    id: u64,
-    name: &'a str,
-    dc: &'a str,
-    state: &'static str,
-    http_address: &'a str,
-    peer_address: &'a str,
-    version: &'a str,
-    started_at: Time,
-    fault: Option<&'a str>,
-}
-
-/// A group, as this node sees it.
-#[derive(Debug, Serialize)]
-struct ShardShape<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    shard: Option<u16>,
-    leader: Option<u64>,
-    term: u64,
-    has_quorum: bool,
-    deciding: bool,
-    last_index: u64,
-    committed_index: u64,
-    applied_index: u64,
-    /// Entries that this node has and has not applied yet.
-    lag: u64,
-    orders: u64,
-    stopped: Option<&'a str>,
-}
+pub(super) const META: &str = "meta";
 
 /// The process answers.
 pub(super) fn livez() -> Reply {
@@ -68,13 +26,11 @@ pub(super) fn metrics(http: &Http) -> Reply {
     Reply::new(200, Media::OpenMetrics, http.metrics.page())
 }
 
-/// Nodes, data centres, and each shard's leader, term and lag.
-pub(super) fn cluster(http: &Http, query: Option<&str>) -> Outcome {
-    Query::parse(query)?.finish()?;
-    Ok(Reply::json(200, &cluster_shape(&http.service.status())))
-}
-
-fn readiness(status: &NodeReport) -> Result<(), Problem> {
+/// Whether a node should get traffic.
+///
+/// # Errors
+/// 503 saying why not, and which of its groups do not serve.
+pub(super) fn readiness(status: &NodeReport) -> Result<(), Problem> {
     if let Some(fault) = &status.fault {
         return Err(Problem::not_ready(
             format!("the store takes no more writes: {fault}"),
@@ -131,62 +87,6 @@ fn shard_problem(node_id: u64, group: &GroupStatus) -> Option<ShardProblem> {
     })
 }
 
-fn cluster_shape(status: &NodeReport) -> ClusterShape<'_> {
-    let node = NodeShape {
-        id: status.node_id,
-        name: &status.info.name,
-        dc: &status.info.dc,
-        state: node_state(status),
-        http_address: &status.info.http_address,
-        peer_address: &status.info.peer_address,
-        version: &status.version,
-        started_at: Time(qiang_engine::UnixMs(status.started_at)),
-        fault: status.fault.as_deref(),
-    };
-    let shards = status.groups.iter().filter_map(|group| {
-        let shard = group.group.parse().ok()?;
-        Some(ShardShape {
-            shard: Some(shard),
-            ..group_shape(group)
-        })
-    });
-    ClusterShape {
-        cluster_id: &status.cluster_id,
-        nodes: [node],
-        shards: shards.collect(),
-        meta: status
-            .groups
-            .iter()
-            .find(|group| group.group == META)
-            .map(group_shape),
-    }
-}
-
-fn node_state(status: &NodeReport) -> &'static str {
-    match readiness(status) {
-        _ if status.fault.is_some() => "faulted",
-        _ if status.draining => "draining",
-        Ok(()) => "ready",
-        Err(_) => "degraded",
-    }
-}
-
-fn group_shape(group: &GroupStatus) -> ShardShape<'_> {
-    ShardShape {
-        shard: None,
-        leader: group.leader,
-        term: group.term,
-        has_quorum: group.has_quorum,
-        deciding: group.deciding,
-        last_index: group.last_index,
-        committed_index: group.committed_index,
-        applied_index: group.applied_index,
-        lag: group.last_index.saturating_sub(group.applied_index),
-        orders: group.orders,
-        stopped: group.stopped.as_deref(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +108,8 @@ mod tests {
             pending_entries: 0,
             mailbox_depth: 0,
             orders: 3,
+            digest: None,
+            leads: true,
             stopped: None,
         }
     }
@@ -277,23 +179,5 @@ mod tests {
             {"shard": "meta", "reason": "stopped: digest differs"},
         ]);
         assert_eq!(problem["shards"], reasons);
-    }
-
-    #[test]
-    fn the_cluster_shows_nodes_shards_and_the_meta_group() {
-        let shown = serde_json::to_value(cluster_shape(&status())).unwrap();
-        assert_eq!(
-            (&shown["nodes"][0]["id"], &shown["nodes"][0]["dc"]),
-            (&json!(1), &json!("a"))
-        );
-        assert_eq!(shown["nodes"][0]["state"], "ready");
-        let shards = shown["shards"].as_array().unwrap();
-        assert_eq!(shards.len(), 2);
-        assert_eq!(
-            (&shards[1]["shard"], &shards[1]["leader"], &shards[1]["lag"]),
-            (&json!(1), &json!(1), &json!(2))
-        );
-        assert!(shown["meta"].get("shard").is_none());
-        assert_eq!(shown["meta"]["term"], 2);
     }
 }

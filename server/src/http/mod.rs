@@ -1,13 +1,14 @@
 //! The public interface: HTTP/1.1 in, commands to the [`Service`] and back.
 //!
 //! A request goes through these files in this order: `listener` (connections), `body` (bounded reading), `router` (which
-//! route and method), one file per family of routes (`grabs`, `orders`, `promotions`, `flows`, `config`, `health`) with
+//! route and method), one file per family of routes (`grabs`, `orders`, `promotions`, `flows`, `config`, `cluster`, `health`) with
 //! its parsing (`*_body`) and its shapes (`*_view`, `*_lines`), and `response`.
 //!
 //! Invariant: every request is answered with one of the contract's statuses, whatever was sent, and costs the node no more
 //! than its bounds.
 
 mod body;
+mod cluster;
 mod config;
 mod flow_lines;
 mod flows;

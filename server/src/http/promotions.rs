@@ -2,8 +2,9 @@
 //!
 //! Invariant: a promotion is shown in the state that it is in when it is shown.
 
+use qiang_engine::command::Code;
 use qiang_engine::promotion::{PromotionState, PromotionView};
-use qiang_engine::{Command, PromotionId};
+use qiang_engine::{Command, PromotionId, Rejection};
 use serde::Serialize;
 
 use super::Http;
@@ -37,6 +38,32 @@ struct Page<'a> {
     next: Option<&'a PromotionId>,
 }
 
+/// A promotion as a replica has it.
+#[derive(Debug, Serialize)]
+struct StalePromotionShape<'a> {
+    #[serde(flatten)]
+    promotion: PromotionShape<'a>,
+    stale: StaleShape,
+}
+
+/// How far behind it may be.
+#[derive(Debug, Serialize)]
+struct StaleShape {
+    applied_index: u64,
+    lag_entries: u64,
+    /// Null where the replica leads, or has heard nothing.
+    leader_heard_ms: Option<u64>,
+}
+
+/// What a read of one promotion promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Consistency {
+    /// Everything that was acknowledged before the read is in it.
+    Linearizable,
+    /// It may be behind, and says how far.
+    Stale,
+}
+
 /// What a list asks for.
 #[derive(Debug, PartialEq, Eq)]
 struct ListQuery {
@@ -53,15 +80,42 @@ pub(super) async fn create(http: &Http, query: Option<&str>, body: &[u8]) -> Out
     Ok(show(http, if created { 201 } else { 200 }, &view))
 }
 
-/// Reads a promotion.
+/// Reads a promotion: as it is, or, with `consistency=stale`, as a replica has it.
 pub(super) async fn get(http: &Http, id: &str, query: Option<&str>) -> Outcome {
-    let promotion_id = parse_named(id, query)?;
+    let (promotion_id, consistency) = parse_get(id, query)?;
+    if consistency == Consistency::Stale {
+        return get_stale(http, &promotion_id).await;
+    }
     run(
         http,
         &promotion_id.clone(),
         Command::GetPromotion { promotion_id },
     )
     .await
+}
+
+async fn get_stale(http: &Http, promotion_id: &PromotionId) -> Outcome {
+    let unknown = || Rejection {
+        code: Code::PromotionNotFound,
+        promotion_id: Some(promotion_id.clone()),
+    };
+    let stale = http.service.node().stale_promotion(promotion_id).await;
+    let stale = stale.ok_or_else(Problem::unavailable)?;
+    let promotion = stale.promotion.ok_or_else(unknown)?;
+    // Attempts are the leader's own count, which no replica has.
+    let view = PromotionView {
+        promotion,
+        attempts: 0,
+    };
+    let shape = StalePromotionShape {
+        promotion: PromotionShape::new(&view, http.service.now()),
+        stale: StaleShape {
+            applied_index: stale.applied_index,
+            lag_entries: stale.lag_entries,
+            leader_heard_ms: stale.leader_heard_ms,
+        },
+    };
+    Ok(Reply::json(200, &shape))
 }
 
 /// Changes a promotion.
@@ -143,6 +197,21 @@ fn parse_named(id: &str, query: Option<&str>) -> Result<PromotionId, Problem> {
     Ok(promotion_id)
 }
 
+fn parse_get(id: &str, query: Option<&str>) -> Result<(PromotionId, Consistency), Problem> {
+    let promotion_id = path_id("promotion_id", id)?;
+    let mut query = Query::parse(query)?;
+    let consistency = match query.take("consistency").as_deref() {
+        None => Consistency::Linearizable,
+        Some("stale") => Consistency::Stale,
+        Some(text) => {
+            let what = format!("{text:?} is not known: leave it out, or say stale");
+            return Err(Problem::invalid("consistency", &what));
+        }
+    };
+    query.finish()?;
+    Ok((promotion_id, consistency))
+}
+
 fn parse_list(query: Option<&str>) -> Result<ListQuery, Problem> {
     let mut query = Query::parse(query)?;
     let state = match query.take("state") {
@@ -207,5 +276,26 @@ mod tests {
             );
         }
         assert_eq!(parse_named("A", Some("x=1")).unwrap_err().field(), "x");
+    }
+
+    #[test]
+    fn a_read_is_linearizable_unless_it_is_asked_to_be_stale() {
+        let consistency = |query| parse_get("A", query).map(|(_, consistency)| consistency);
+        assert_eq!(consistency(None), Ok(Consistency::Linearizable));
+        assert_eq!(
+            consistency(Some("consistency=stale")),
+            Ok(Consistency::Stale)
+        );
+        for (field, query) in [
+            ("consistency", "consistency="),
+            ("consistency", "consistency=fresh"),
+            ("colour", "consistency=stale&colour=red"),
+        ] {
+            assert_eq!(
+                consistency(Some(query)).unwrap_err().field(),
+                field,
+                "{query}"
+            );
+        }
     }
 }

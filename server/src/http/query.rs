@@ -81,6 +81,21 @@ impl Query {
         parse_number(name, &text, least, most)
     }
 
+    /// Takes the flag `name`; false where it was not given.
+    ///
+    /// # Errors
+    /// 400 naming it.
+    pub(super) fn take_flag(&mut self, name: &str) -> Result<bool, Problem> {
+        match self.take(name).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(text) => {
+                let what = format!("{text:?} is neither true nor false");
+                Err(Problem::invalid(name, &what))
+            }
+        }
+    }
+
     /// Checks that nothing is left.
     ///
     /// # Errors
@@ -159,6 +174,9 @@ mod tests {
         assert_eq!(query.take_number("a", 1, 9, 5).unwrap(), 1);
         assert_eq!(query.take_number("a", 1, 9, 5).unwrap(), 5);
         query.finish().unwrap();
+        let mut flags = Query::parse(Some("f=true&g=false")).unwrap();
+        let taken = ["f", "g", "h"].map(|name| flags.take_flag(name).unwrap());
+        assert_eq!(taken, [true, false, false]);
         Query::parse(None).unwrap().finish().unwrap();
     }
 
@@ -188,6 +206,10 @@ mod tests {
                 .take_id::<PromotionId>("p")
                 .unwrap_err()
         };
+        for query in ["f=", "f=1", "f=yes", "f=True"] {
+            let flag = Query::parse(Some(query)).unwrap().take_flag("f");
+            assert_eq!(flag.unwrap_err().field(), "f", "{query}");
+        }
         for query in ["p=", "p=a%20b", "p=a+b", "p=%E8%AE%A2", "p=a%00b"] {
             assert_eq!(id(query).field(), "p", "{query}");
         }

@@ -6,6 +6,7 @@
 use hyper::Method;
 
 use super::Http;
+use super::cluster::{self, ClusterRoute};
 use super::problem::Problem;
 use super::response::Outcome;
 use super::{config, flows, grabs, health, orders, promotions};
@@ -26,7 +27,7 @@ pub(super) enum Route<'a> {
     Config,
     ConfigHistory,
     ConfigRollback,
-    Cluster,
+    Cluster(ClusterRoute<'a>),
     Livez,
     Readyz,
     Metrics,
@@ -44,11 +45,16 @@ impl<'a> Route<'a> {
             "/v1/config" => Route::Config,
             "/v1/config/history" => Route::ConfigHistory,
             "/v1/config/rollback" => Route::ConfigRollback,
-            "/v1/cluster" => Route::Cluster,
+            "/v1/cluster" => Route::Cluster(ClusterRoute::Whole),
             "/livez" => Route::Livez,
             "/readyz" => Route::Readyz,
             "/metrics" => Route::Metrics,
-            _ => Self::of_named(path).unwrap_or(Route::Unknown),
+            _ => {
+                let below = path.strip_prefix("/v1/cluster");
+                let cluster = below.and_then(ClusterRoute::of).map(Route::Cluster);
+                let found = cluster.or_else(|| Self::of_named(path));
+                found.unwrap_or(Route::Unknown)
+            }
         }
     }
 
@@ -89,7 +95,7 @@ impl<'a> Route<'a> {
             Route::Config => "config",
             Route::ConfigHistory => "config_history",
             Route::ConfigRollback => "config_rollback",
-            Route::Cluster => "cluster",
+            Route::Cluster(cluster) => cluster.name(),
             Route::Livez => "livez",
             Route::Readyz => "readyz",
             Route::Metrics => "metrics",
@@ -110,10 +116,10 @@ impl<'a> Route<'a> {
             Route::Promotions => "GET, HEAD, POST",
             Route::Promotion(_) => "GET, HEAD, PATCH, DELETE",
             Route::Config => "GET, HEAD, PUT",
+            Route::Cluster(cluster) => cluster.allow(),
             Route::Order(_)
             | Route::Flows
             | Route::ConfigHistory
-            | Route::Cluster
             | Route::Livez
             | Route::Readyz
             | Route::Metrics
@@ -169,7 +175,7 @@ pub(super) async fn answer(http: &Http, route: Route<'_>, asked: Asked<'_>) -> O
         Route::Config => config::get(http, query),
         Route::ConfigHistory => config::history(http, query),
         Route::ConfigRollback => config::rollback(http, query, body).await,
-        Route::Cluster => health::cluster(http, query),
+        Route::Cluster(route) => cluster::answer(http, route, asked).await,
         Route::Livez => Ok(health::livez()),
         Route::Readyz => health::readyz(http),
         Route::Metrics => Ok(health::metrics(http)),
@@ -207,6 +213,11 @@ mod tests {
             ("/v1/promotions/A/stop", Route::PromotionStop("A")),
             ("/v1/promotions/A/resume", Route::PromotionResume("A")),
             ("/v1/config/rollback", Route::ConfigRollback),
+            ("/v1/cluster", Route::Cluster(ClusterRoute::Whole)),
+            (
+                "/v1/cluster/nodes/5",
+                Route::Cluster(ClusterRoute::Node("5")),
+            ),
             ("/readyz", Route::Readyz),
         ];
         for (path, route) in cases {
@@ -236,6 +247,9 @@ mod tests {
             "/v1/grabs/batch/1",
             "/../livez",
             "/livez/",
+            "/v1/cluster/",
+            "/v1/cluster/node",
+            "/v1/clusters",
             "/v1/events",
             "/openapi.json",
         ] {
