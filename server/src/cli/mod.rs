@@ -5,6 +5,7 @@
 //! another for the same reason.
 
 mod client;
+mod cluster_view;
 mod completions;
 mod config;
 mod failure;
@@ -24,6 +25,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub use failure::Failure;
 
 pub(crate) use client::Client;
+pub(crate) use cluster_view::ClusterView;
 pub(crate) use output::Output;
 
 use client::ServerAddress;
@@ -79,7 +81,7 @@ struct Global {
 enum Command {
     /// Run one node
     Serve(serve::ServeArgs),
-    /// Run a node with sample promotions, to try things
+    /// Run a cluster with sample promotions, to try things
     Demo(crate::demo::DemoArgs),
     /// Promotions: create, look at, change, stop
     #[command(subcommand)]
