@@ -138,6 +138,16 @@ impl FlowReader {
         Ok(flows)
     }
 
+    /// Whether this log has every flow after the cursor `after` that it could have: none is missing
+    /// because a snapshot took the place of what this node was not there for.
+    pub fn is_whole_after(&self, after: u64) -> bool {
+        let next = (after >> POSITION_BITS).max(1);
+        let applied = *self.group.applied.borrow();
+        let runs = self.log.runs();
+        let last = runs.last().map_or(0, |run| run.start);
+        next > applied || last <= next && !runs.is_empty()
+    }
+
     /// Flows as asked for; waits for the first while there is none, unless `stop` says so.
     pub async fn query(
         &self,

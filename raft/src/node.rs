@@ -59,6 +59,8 @@ pub struct NodeOptions {
     pub actor_threads: usize,
     /// Entries of a group after which its next snapshot is built.
     pub snapshot_entries: u64,
+    /// Entries that Raft keeps behind a snapshot, for followers that are a little behind.
+    pub entries_kept: u64,
     /// How long nodes wait for each other.
     pub timing: Timing,
     /// The version of the binary, for others to know.
@@ -293,7 +295,7 @@ impl Node {
             store.clone(),
             Peers::new(credentials, world.dial.clone()),
             shards,
-            Arc::new(raft_config(options.timing)),
+            Arc::new(raft_config(&options)),
         ));
         let begun = async {
             start_groups(&groups, options.begin == Begin::Bootstrap).await?;
@@ -468,39 +470,40 @@ impl Node {
             .clone()
     }
 
-    /// Flows of a shard: from this node's log, or, where it has no replica, from another's.
+    /// Flows of a shard: from this node's log, or, where it lacks some, from another's.
     pub async fn flows(
         &self,
         query: FlowQuery,
         stop: impl Fn() -> bool,
     ) -> Result<Vec<crate::flows::Flow>, FlowError> {
-        let group = GroupId(query.shard.0);
-        if self.inner.groups.raft(group).is_none() {
-            return self.flows_elsewhere(query).await;
+        let reader = self.flow_reader(&query)?;
+        let hosted = self.inner.groups.raft(GroupId(query.shard.0)).is_some();
+        if !hosted || !reader.is_whole_after(query.after) {
+            match self.flows_elsewhere(query.clone()).await {
+                // Nobody has more: what was deleted by retention is gone everywhere.
+                Err(FlowError::Unavailable) if hosted => {}
+                answer => return answer,
+            }
         }
-        let reader = self
-            .inner
-            .flows
-            .get(usize::from(group.0))
-            .ok_or(FlowError::Unavailable)?;
         reader.query(query, stop).await
     }
 
-    /// Flows of a shard from this node's log alone, for a node that has none.
+    /// Flows of a shard from this node's log alone, for a node that lacks some.
     pub(crate) async fn flows_here(
         &self,
         query: FlowQuery,
     ) -> Result<Vec<crate::flows::Flow>, FlowError> {
-        let group = GroupId(query.shard.0);
-        if self.inner.groups.raft(group).is_none() {
+        let reader = self.flow_reader(&query)?;
+        let hosted = self.inner.groups.raft(GroupId(query.shard.0)).is_some();
+        if !hosted || !reader.is_whole_after(query.after) {
             return Err(FlowError::Unavailable);
         }
-        let reader = self
-            .inner
-            .flows
-            .get(usize::from(group.0))
-            .ok_or(FlowError::Unavailable)?;
         reader.query(query, || self.is_draining()).await
+    }
+
+    fn flow_reader(&self, query: &FlowQuery) -> Result<&FlowReader, FlowError> {
+        let reader = self.inner.flows.get(usize::from(query.shard.0));
+        reader.ok_or(FlowError::Unavailable)
     }
 
     /// The state of every group on this node: the shards in order, then `meta`.

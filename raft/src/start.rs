@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use crate::group::ShardGroup;
 use crate::host::{Seat, Surroundings, run_seats, run_seats_in_task};
 use crate::mailbox::{Mailbox, Wake};
-use crate::node::{Begin, NodeOptions, StartError, Timing, World};
+use crate::node::{Begin, NodeOptions, StartError, World};
 use crate::peer::{Credentials, Peers};
 use crate::rpc::{Introduction, Kind};
 use crate::world::{blocking, random_u64, spawn};
@@ -25,13 +25,11 @@ use crate::world::{blocking, random_u64, spawn};
 /// Entries in one replication message at most.
 const PAYLOAD_ENTRIES_MAX: u64 = 1024;
 
-/// Entries that Raft keeps behind a snapshot, for followers that are a little behind.
-const ENTRIES_BEHIND_SNAPSHOT: u64 = 8192;
-
 /// How long a node that joins waits for the node it asks.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(crate) fn raft_config(timing: Timing) -> Config {
+pub(crate) fn raft_config(options: &NodeOptions) -> Config {
+    let timing = options.timing;
     let (min, max) = (timing.election_ms_min, timing.election_ms_max());
     Config {
         cluster_name: "qiang".to_owned(),
@@ -40,7 +38,7 @@ pub(crate) fn raft_config(timing: Timing) -> Config {
         election_timeout_max: max,
         max_payload_entries: PAYLOAD_ENTRIES_MAX,
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: ENTRIES_BEHIND_SNAPSHOT,
+        max_in_snapshot_log_to_keep: options.entries_kept,
         enable_pre_vote: Some(true),
         quorum_loss_probe_interval: Some(2 * (min + max)),
         // A restored leader reuses its term and can overwrite what others committed without it.

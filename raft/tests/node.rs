@@ -22,6 +22,7 @@ fn options(dir: &Path, bootstrap: bool) -> NodeOptions {
         },
         actor_threads: 2,
         snapshot_entries: 1_000,
+        entries_kept: 100,
         timing: Timing::default(),
         version: String::new(),
         storage: qiang_storage::Options {

@@ -5,7 +5,7 @@
 mod cart;
 pub mod cli;
 pub mod cluster_config;
-mod courier;
+pub mod courier;
 mod demo;
 pub mod http;
 pub mod metrics;

@@ -19,6 +19,9 @@ use crate::service::{Service, policy_of};
 /// that whoever balances load stops sending them.
 const DRAIN_NOTICE: Duration = Duration::from_millis(300);
 
+/// Entries that Raft keeps behind a snapshot, for followers that are a little behind: a few seconds of full load.
+const ENTRIES_KEPT: u64 = 8192;
+
 /// Why a node did not start or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -132,6 +135,7 @@ fn node_options(config: &NodeConfig, begin: Begin) -> NodeOptions {
         begin,
         actor_threads: config.actor_threads(),
         snapshot_entries: config.storage.snapshot_entries,
+        entries_kept: ENTRIES_KEPT,
         timing: Timing {
             election_ms_min: config.peer.election_timeout_ms,
         },

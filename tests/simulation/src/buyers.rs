@@ -1,0 +1,216 @@
+//! Buyers: they grab single orders and carts, repeat what they got no answer to, pay, cancel and look. Each
+//! notes what it was told; whatever they were told must be true in the end.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qiang_engine::command::{Code, Grab, Granted};
+use qiang_engine::order::{Item, Items, ReturnReason};
+use qiang_engine::promotion::Channel;
+use qiang_engine::{OrderId, Pin, PromotionId, Refusal};
+use qiang_raft::world::Random;
+use qiang_server::service::{CancelOrder, Service};
+use rand::RngExt;
+use tokio::time::{sleep, timeout};
+
+use crate::story::{Offer, Stage};
+
+/// How long a buyer waits for an answer: longer than a node takes.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// How often an order without an answer is repeated while faults go on.
+const REPEATS_MAX: u32 = 3;
+
+/// What a buyer was told of one order.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    pub items: Vec<(PromotionId, u32)>,
+    /// It expires soon unless it is paid.
+    pub expires: bool,
+    pub granted: Option<Granted>,
+    /// Some grab of it got no definite answer.
+    pub in_doubt: bool,
+    pub cancel: Asked,
+    pub confirm: Asked,
+}
+
+/// What became of a question about an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Asked {
+    #[default]
+    Never,
+    InDoubt,
+    Refused,
+    Done,
+}
+
+/// Orders by their id.
+pub type Book = BTreeMap<String, Told>;
+
+/// One buyer, until the stage is quiet.
+pub async fn run(stage: Arc<Stage>, number: usize) {
+    let mut mine: Vec<String> = Vec::new();
+    for turn in 0.. {
+        if stage.is_quiet() {
+            return;
+        }
+        sleep(Duration::from_millis(Random.random_range(1..60))).await;
+        let old = (!mine.is_empty()).then(|| mine[Random.random_range(0..mine.len())].clone());
+        match (Random.random_range(0..10), old) {
+            (0, Some(order)) => cancel(&stage, &order).await,
+            (1, Some(order)) => confirm(&stage, &order).await,
+            (2, Some(order)) => {
+                grab(&stage, &order).await;
+            }
+            _ => {
+                let order = format!("o-{number}-{turn}");
+                stage.write(&order, |told| choose_items(&stage.offers, told));
+                for _ in 0..=Random.random_range(0..=REPEATS_MAX) {
+                    if grab(&stage, &order).await {
+                        break;
+                    }
+                }
+                mine.push(order);
+            }
+        }
+    }
+}
+
+fn choose_items(offers: &[Offer], told: &mut Told) {
+    let count = if Random.random_range(0..3) == 0 { Random.random_range(2..=3) } else { 1 };
+    for _ in 0..count {
+        let offer = &offers[Random.random_range(0..offers.len())];
+        if told.items.iter().all(|(id, _)| *id != offer.id) {
+            told.items.push((offer.id.clone(), Random.random_range(1..=2)));
+            told.expires |= offer.expires;
+        }
+    }
+}
+
+/// Asks some node; `None` if the answer did not come.
+async fn ask<T, F>(stage: &Arc<Stage>, question: impl FnOnce(Service) -> F) -> Option<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    sleep(Duration::from_micros(Random.random_range(50..500))).await;
+    let process = stage.any_process()?;
+    let answering = process.life.spawn(question(process.service.clone()));
+    let answer = timeout(PATIENCE, answering).await.ok()?.ok()?;
+    sleep(Duration::from_micros(Random.random_range(50..500))).await;
+    // What a process says as it dies is not heard.
+    process.life.is_alive().then_some(answer)
+}
+
+/// Grabs an order, for the first time or again; whether the answer is definite.
+pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
+    let told = stage.told(order);
+    let request = Grab {
+        order_id: order_id(order),
+        pin: Pin::new("buyer").expect("an id"),
+        ip: [203, 0, 113, 9].into(),
+        channel: Channel::App,
+        items: told.items.iter().map(|(id, quantity)| Item { promotion_id: id.clone(), quantity: *quantity }).collect::<Items>(),
+    };
+    let answer = ask(stage, move |service| async move { service.grab(request).await }).await;
+    stage.trace.note(format_args!("grab {order} -> {}", short(answer.as_ref())));
+    match answer {
+        Some(Ok(granted)) => {
+            let asked: Vec<(PromotionId, u32)> =
+                granted.items.iter().map(|item| (item.promotion_id.clone(), item.quantity)).collect();
+            if asked != told.items {
+                stage.trace.violate(format_args!("order {order} asked for {:?} and was granted {asked:?}", told.items));
+            }
+            if let Some(before) = &told.granted
+                && (before.pay_by != granted.pay_by || !granted.replayed)
+            {
+                stage.trace.violate(format_args!("order {order} was granted twice: {before:?}, then {granted:?}"));
+            }
+            if told.cancel == Asked::Done {
+                stage.trace.violate(format_args!("order {order} was cancelled and then granted"));
+            }
+            stage.trace.count_grant();
+            stage.write(order, |told| {
+                told.granted.get_or_insert(granted);
+            });
+            true
+        }
+        Some(Err(Refusal::Rejected(rejection))) => {
+            let may_be_returned = told.expires || told.cancel != Asked::Never;
+            let now = stage.told(order);
+            let may_be_returned = may_be_returned || now.cancel != Asked::Never;
+            if told.granted.is_some() && !(matches!(rejection.code, Code::OrderReturned) && may_be_returned) {
+                stage.trace.violate(format_args!("order {order} was granted, and then refused: {rejection:?}"));
+            }
+            true
+        }
+        Some(Err(Refusal::Unavailable | Refusal::Overloaded)) => false,
+        Some(Err(Refusal::OutcomeUnknown)) | None => {
+            stage.write(order, |told| told.in_doubt = true);
+            false
+        }
+    }
+}
+
+async fn cancel(stage: &Arc<Stage>, order: &str) {
+    let told = stage.told(order);
+    stage.write(order, |told| told.cancel = told.cancel.max_with(Asked::InDoubt));
+    let request = CancelOrder {
+        order_id: order_id(order),
+        reason: ReturnReason::User,
+        refund: false,
+        promotion_ids: told.items.iter().map(|(id, _)| id.clone()).collect(),
+        promotion_id: told.items.first().map(|(id, _)| id.clone()),
+    };
+    let answer = ask(stage, move |service| async move { service.cancel_order(request).await }).await;
+    stage.trace.note(format_args!("cancel {order} -> {}", short(answer.as_ref())));
+    let outcome = outcome(answer);
+    stage.write(order, |told| told.cancel = told.cancel.max_with(outcome));
+}
+
+async fn confirm(stage: &Arc<Stage>, order: &str) {
+    let told = stage.told(order);
+    if told.granted.is_none() {
+        return;
+    }
+    stage.write(order, |told| told.confirm = told.confirm.max_with(Asked::InDoubt));
+    let (id, first) = (order_id(order), told.items.first().map(|(id, _)| id.clone()));
+    let answer = ask(stage, move |service| async move { service.confirm_order(&id, first.as_ref()).await }).await;
+    stage.trace.note(format_args!("confirm {order} -> {}", short(answer.as_ref())));
+    let outcome = outcome(answer);
+    stage.write(order, |told| told.confirm = told.confirm.max_with(outcome));
+}
+
+fn outcome<T>(answer: Option<Result<T, Refusal>>) -> Asked {
+    match answer {
+        Some(Ok(_)) => Asked::Done,
+        Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => Asked::Refused,
+        Some(Err(Refusal::OutcomeUnknown)) | None => Asked::InDoubt,
+    }
+}
+
+impl Asked {
+    /// The later of two answers that says more: done is done, and a doubt is not undone by a refusal.
+    fn max_with(self, later: Asked) -> Asked {
+        match (self, later) {
+            (Asked::Done, _) | (_, Asked::Done) => Asked::Done,
+            (Asked::InDoubt, _) | (_, Asked::InDoubt) => Asked::InDoubt,
+            (_, later) => later,
+        }
+    }
+}
+
+pub fn order_id(order: &str) -> OrderId {
+    OrderId::new(order).expect("an id")
+}
+
+fn short<T>(answer: Option<&Result<T, Refusal>>) -> String {
+    match answer {
+        None => "no answer".to_owned(),
+        Some(Ok(_)) => "ok".to_owned(),
+        Some(Err(Refusal::Rejected(rejection))) => format!("{:?}", rejection.code),
+        Some(Err(refusal)) => format!("{refusal:?}"),
+    }
+}

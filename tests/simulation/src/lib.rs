@@ -1,0 +1,57 @@
+//! A whole cluster in one thread, under simulated time, network, disk and clocks, everything drawn from one seed.
+//!
+//! What runs is the product: nodes with their engine, Raft groups, peer protocol and storage logic, and the
+//! service behind the HTTP interface with its carts. What is simulated is the world (`net`, `machine`): frames
+//! are late, lost, doubled and reordered, links are cut one way or both, processes are killed, stand still and
+//! start again, disks lose what was not synced, clocks jump, leaders are moved, nodes join and leave. Buyers
+//! (`buyers`) grab, pay, cancel and repeat meanwhile. The judge (`judge`) looks after every event and, when all is
+//! quiet again, at everything.
+//!
+//! Invariant: the same seed gives the same trace.
+
+mod buyers;
+mod judge;
+mod machine;
+mod net;
+mod story;
+mod trace;
+
+use std::time::Duration;
+
+pub use trace::Trace;
+
+/// How a run is shaped.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// How long faults go on, in simulated time.
+    pub faults_last: Duration,
+    /// Buyers at a time.
+    pub buyers: usize,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape {
+            faults_last: Duration::from_secs(20),
+            buyers: 6,
+        }
+    }
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// What was violated, with the trace that led to it.
+pub fn run(seed: u64, shape: Shape) -> Result<Trace, Trace> {
+    qiang_raft::world::seed_this_thread(Some(seed));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime of one thread");
+    let trace = runtime.block_on(story::play(seed, shape));
+    // What still runs ends here, before the thread is given back its own randomness.
+    drop(runtime);
+    qiang_raft::world::seed_this_thread(None);
+    if trace.violation().is_some() { Err(trace) } else { Ok(trace) }
+}

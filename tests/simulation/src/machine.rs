@@ -1,0 +1,150 @@
+//! A simulated machine: a disk and a clock that outlive processes, and the process that runs on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use qiang_raft::world::{Clock, Life, Random};
+use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, Timing, World};
+use qiang_server::cluster_config::ClusterConfig;
+use qiang_server::courier::run_courier;
+use qiang_server::service::{Service, policy_of};
+use qiang_storage::{Identity, Options, SimulatedDisk, Store};
+use rand::RngExt;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::net::Net;
+
+/// The time at which every run begins.
+const BEGAN_AT: qiang_engine::UnixMs = qiang_engine::UnixMs(1_781_740_800_000);
+
+/// How long a request may take on a node.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Few, so that snapshots are made, logs purged and followers brought up by snapshots all the time.
+const SNAPSHOT_ENTRIES: u64 = 60;
+const ENTRIES_KEPT: u64 = 20;
+
+/// Shortest and longest time of a sync, in microseconds.
+const SYNC_US: (u64, u64) = (80, 4_000);
+
+/// One of so many syncs is slow, and takes up to so many microseconds.
+const SLOW_SYNC_ONE_IN: u32 = 400;
+const SLOW_SYNC_US_MAX: u64 = 400_000;
+
+/// The cluster that all machines belong to.
+const CLUSTER: &str = "simulated";
+
+/// A machine. It has one number for ever.
+pub struct Machine {
+    pub id: u64,
+    pub dc: &'static str,
+    pub clock: Clock,
+    dir: PathBuf,
+    disk: SimulatedDisk,
+    process: Option<Process>,
+}
+
+/// What runs on a machine.
+#[derive(Clone)]
+pub struct Process {
+    pub life: Life,
+    pub node: Node,
+    pub service: Service,
+}
+
+impl Machine {
+    pub fn new(id: u64, dc: &'static str, home: &Path) -> Self {
+        Machine {
+            id,
+            dc,
+            clock: Clock::simulated(BEGAN_AT),
+            dir: home.join(id.to_string()),
+            disk: SimulatedDisk::new(),
+            process: None,
+        }
+    }
+
+    /// The process, while one runs.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
+    /// Starts a process on what is on the disk.
+    pub async fn start(&mut self, net: &Net, bootstrap: bool) -> Result<(), String> {
+        let options = Options { wal_warm_bytes: 0, ..Options::default() };
+        let identity = Identity::new(CLUSTER, self.id);
+        let store = Store::open_simulated(&self.dir, &self.disk, &identity, &options)
+            .map_err(|error| format!("machine {}: {error}", self.id))?;
+        let life = Life::default();
+        life.spawn(run_disk(store.clone()));
+        let options = NodeOptions {
+            node_id: self.id,
+            info: NodeInfo {
+                peer_address: Net::address(self.id),
+                http_address: format!("node-{}:7400", self.id),
+                dc: self.dc.to_owned(),
+                name: format!("node-{}", self.id),
+            },
+            data_dir: self.dir.clone(),
+            begin: if bootstrap { Begin::Bootstrap } else { Begin::Existing },
+            actor_threads: 1,
+            snapshot_entries: SNAPSHOT_ENTRIES,
+            entries_kept: ENTRIES_KEPT,
+            timing: Timing::default(),
+            version: "simulated".to_owned(),
+            storage: options,
+        };
+        let world = World {
+            dial: net.dialer(self.id),
+            clock: self.clock.clone(),
+            store: Some(store),
+            actors_in_tasks: true,
+        };
+        let starting = life.spawn(async move {
+            let node = Node::start(options, policy_of(&ClusterConfig::default()), world).await?;
+            let service = Service::new(node.clone(), REQUEST_TIMEOUT);
+            if let Some(jobs) = node.take_courier_jobs() {
+                qiang_raft::world::spawn(run_courier(service.clone(), jobs));
+            }
+            Ok::<_, qiang_raft::StartError>((node, service))
+        });
+        let started = starting.await.map_err(|error| format!("machine {}: {error}", self.id))?;
+        let (node, service) = started.map_err(|error| format!("machine {}: {error}", self.id))?;
+        net.listen(self.id, life.clone(), node.clone());
+        self.process = Some(Process { life, node, service });
+        Ok(())
+    }
+
+    /// `kill -9`, or a power failure: of what was written and not synced, a prefix is left.
+    pub fn crash(&mut self, net: &Net) {
+        net.hang_up(self.id);
+        if let Some(process) = self.process.take() {
+            process.life.kill();
+        }
+        self.disk.crash(|unsynced| Random.random_range(0..=unsynced));
+    }
+}
+
+/// Writes and syncs what waits, with the delays of a disk.
+async fn run_disk(store: Store) {
+    let work = Arc::new(Notify::new());
+    let told = work.clone();
+    store.on_simulated_work(Box::new(move || told.notify_one()));
+    loop {
+        work.notified().await;
+        while let Some(written) = store.simulated_write() {
+            if written.awaits_sync() {
+                sleep(sync_time()).await;
+            }
+            store.simulated_sync(&written);
+        }
+    }
+}
+
+fn sync_time() -> Duration {
+    let slow = Random.random_range(0..SLOW_SYNC_ONE_IN) == 0;
+    let (shortest, longest) = SYNC_US;
+    Duration::from_micros(Random.random_range(shortest..if slow { SLOW_SYNC_US_MAX } else { longest }))
+}

@@ -1,0 +1,473 @@
+//! One run: a cluster forms, faults come and go while buyers buy, then all is healed and judged.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use qiang_engine::promotion::Terms;
+use qiang_engine::{Command, PromotionId};
+use qiang_raft::ClusterChange;
+use qiang_raft::world::Random;
+use rand::RngExt;
+use tokio::time::{Instant, sleep};
+
+use crate::Shape;
+use crate::buyers::{self, Book, Told};
+use crate::judge::{Judge, judge_all};
+use crate::machine::{Machine, Process};
+use crate::net::{Net, Quality};
+use crate::trace::Trace;
+
+/// Machines that are there from the beginning.
+const MACHINES: [(u64, &str); 4] = [(1, "a"), (2, "a"), (3, "b"), (4, "b")];
+
+/// How long a cluster may take to form, and to be itself again when all is healed.
+const SETTLE_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long carts may take to be decided everywhere once all is healed.
+const CARTS_WITHIN: Duration = Duration::from_secs(8);
+
+/// How long an order that expires is held.
+const EXPIRES_MS: u64 = 3_000;
+
+/// How long the others are held: longer than any run.
+const HELD_MS: u64 = 3_600_000;
+
+/// A promotion.
+pub struct Offer {
+    pub id: PromotionId,
+    pub quantity: u64,
+    /// Its orders are returned soon unless they are paid.
+    pub expires: bool,
+}
+
+/// What everybody in a run shares.
+pub struct Stage {
+    pub net: Net,
+    pub trace: Trace,
+    pub offers: Vec<Offer>,
+    machines: Mutex<BTreeMap<u64, Machine>>,
+    book: Mutex<Book>,
+    quiet: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Stage {
+    /// Whether buyers should end.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    /// The processes that run, by machine.
+    pub fn processes(&self) -> Vec<(u64, Process)> {
+        let machines = lock(&self.machines);
+        let running = machines.iter().filter_map(|(id, machine)| Some((*id, machine.process()?.clone())));
+        running.collect()
+    }
+
+    /// Some process, as a load balancer that knows nothing would choose.
+    pub fn any_process(&self) -> Option<Process> {
+        let ids: Vec<u64> = lock(&self.machines).keys().copied().collect();
+        let id = ids[Random.random_range(0..ids.len())];
+        lock(&self.machines).get(&id)?.process().cloned()
+    }
+
+    /// What a buyer was told of an order.
+    pub fn told(&self, order: &str) -> Told {
+        lock(&self.book).get(order).cloned().unwrap_or_default()
+    }
+
+    /// Notes what a buyer was told.
+    pub fn write(&self, order: &str, note: impl FnOnce(&mut Told)) {
+        note(lock(&self.book).entry(order.to_owned()).or_default());
+    }
+
+    /// All orders.
+    pub fn book(&self) -> Book {
+        lock(&self.book).clone()
+    }
+
+    async fn start(&self, id: u64, bootstrap: bool) {
+        // Taken off the stage meanwhile: to others it is a machine without a process.
+        let Some(mut machine) = lock(&self.machines).remove(&id) else { return };
+        if let Err(why) = machine.start(&self.net, bootstrap).await {
+            self.trace.violate(why);
+        }
+        lock(&self.machines).insert(id, machine);
+    }
+
+    fn crash(&self, id: u64) {
+        if let Some(machine) = lock(&self.machines).get_mut(&id) {
+            machine.crash(&self.net);
+        }
+    }
+
+    fn process(&self, id: u64) -> Option<Process> {
+        lock(&self.machines).get(&id)?.process().cloned()
+    }
+}
+
+/// Plays one seed to its end.
+pub async fn play(seed: u64, shape: Shape) -> Trace {
+    let trace = Trace::new(seed);
+    let home = tempfile::Builder::new().prefix("qiang-simulation-").tempdir_in(memory()).expect("a directory");
+    let machine = |(id, dc): (u64, &'static str)| (id, Machine::new(id, dc, home.path()));
+    let stage = Arc::new(Stage {
+        net: Net::new(),
+        trace: trace.clone(),
+        offers: offers(),
+        machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
+        book: Mutex::default(),
+        quiet: AtomicBool::new(false),
+    });
+    if let Err(why) = play_on(&stage, shape, home.path()).await {
+        trace.violate(why);
+    }
+    for (_, machine) in lock(&stage.machines).iter_mut() {
+        machine.crash(&stage.net);
+    }
+    trace
+}
+
+/// Where snapshot files and identities lie: in memory where the system has such a place.
+fn memory() -> std::path::PathBuf {
+    let shared = std::path::Path::new("/dev/shm");
+    if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() }
+}
+
+async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Result<(), String> {
+    form(stage).await?;
+    create_offers(stage).await?;
+    let buyers: Vec<_> = (0..shape.buyers).map(|number| tokio::spawn(buyers::run(stage.clone(), number))).collect();
+    let mut faults = Faults::new(home);
+    let mut judge = Judge::default();
+    let end = Instant::now() + shape.faults_last;
+    while Instant::now() < end && stage.trace.violation().is_none() {
+        sleep(Duration::from_millis(Random.random_range(20..400))).await;
+        faults.next(stage).await;
+        judge.look(stage);
+    }
+    stage.quiet.store(true, Ordering::Relaxed);
+    faults.heal(stage).await;
+    for buyer in buyers {
+        buyer.await.map_err(|error| format!("a buyer panicked: {error}"))?;
+    }
+    settle(stage, &mut judge).await?;
+    resolve(stage).await?;
+    sleep(CARTS_WITHIN).await;
+    settle(stage, &mut judge).await?;
+    judge_all(stage).await;
+    stage.trace.note("the end");
+    Ok(())
+}
+
+/// Promotions on several shards; every second sells out.
+fn offers() -> Vec<Offer> {
+    let offer = |number: u64| Offer {
+        id: PromotionId::new(&format!("P{number}")).expect("an id"),
+        quantity: if number.is_multiple_of(2) { 15 } else { 400 },
+        expires: number == 3 || number == 4,
+    };
+    (0..7).map(offer).collect()
+}
+
+async fn form(stage: &Arc<Stage>) -> Result<(), String> {
+    stage.start(1, true).await;
+    for (id, dc) in MACHINES.into_iter().skip(1) {
+        stage.start(id, false).await;
+        let until = Instant::now() + SETTLE_WITHIN;
+        while let Err(why) = add(stage, id, dc).await {
+            if Instant::now() >= until {
+                return Err(format!("node {id} was not added: {why}"));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    settle(stage, &mut Judge::default()).await
+}
+
+async fn add(stage: &Arc<Stage>, id: u64, dc: &'static str) -> Result<(), String> {
+    let process = stage.process(1).ok_or("node 1 does not run")?;
+    let node = process.node.clone();
+    let adding = process.life.spawn(async move { node.add_node(id, &Net::address(id), dc, false).await });
+    let added = adding.await.map_err(|error| error.to_string())?;
+    added.map(drop).map_err(|answer| format!("{answer:?}"))
+}
+
+async fn create_offers(stage: &Arc<Stage>) -> Result<(), String> {
+    let process = stage.process(1).ok_or("node 1 does not run")?;
+    for offer in &stage.offers {
+        let terms = Terms {
+            payment_timeout_ms: if offer.expires { EXPIRES_MS } else { HELD_MS },
+            ..Terms::default()
+        };
+        let create = Command::CreatePromotion {
+            promotion_id: offer.id.clone(),
+            quantity: offer.quantity,
+            terms: Box::new(terms),
+        };
+        let (service, id) = (process.service.clone(), offer.id.clone());
+        let creating = process.life.spawn(async move { service.promotion(&id, create).await });
+        let created = creating.await.map_err(|error| error.to_string())?;
+        created.map_err(|refusal| format!("{} was not created: {refusal:?}", offer.id))?;
+    }
+    Ok(())
+}
+
+/// Waits until every group has the voters it should have, one leader, and all replicas are equally far.
+async fn settle(stage: &Arc<Stage>, judge: &mut Judge) -> Result<(), String> {
+    let until = Instant::now() + SETTLE_WITHIN;
+    loop {
+        judge.look(stage);
+        if stage.trace.violation().is_some() {
+            return Ok(());
+        }
+        let state = unsettled(stage);
+        let Some(why) = state else { return Ok(()) };
+        if Instant::now() >= until {
+            return Err(format!("not settled after {SETTLE_WITHIN:?}: {why}"));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn unsettled(stage: &Stage) -> Option<String> {
+    let mut seen: BTreeMap<String, (u64, u64, Option<u64>)> = BTreeMap::new();
+    for (id, process) in stage.processes() {
+        let cluster = process.node.cluster();
+        for (number, group) in process.node.group_statuses().into_iter().enumerate() {
+            let wanted = cluster.voters(u16::try_from(number).ok()?);
+            if !wanted.contains(&id) {
+                continue;
+            }
+            if !group.hosted || group.voters != wanted || !group.has_quorum || group.pending_entries > 0 {
+                return Some(format!("node {id} group {}: {group:?}, wanted {wanted:?}", group.group));
+            }
+            let state = (group.applied_index, group.term, group.leader);
+            let other = *seen.entry(group.group.clone()).or_insert(state);
+            if other != state {
+                return Some(format!("group {}: node {id} is at {state:?}, another at {other:?}", group.group));
+            }
+        }
+    }
+    None
+}
+
+/// Repeats every order in doubt until its outcome is known, as its buyer would.
+async fn resolve(stage: &Arc<Stage>) -> Result<(), String> {
+    for (order, told) in stage.book() {
+        if !told.in_doubt || told.granted.is_some() {
+            continue;
+        }
+        let until = Instant::now() + SETTLE_WITHIN;
+        while !buyers::grab(stage, &order).await {
+            if Instant::now() >= until {
+                return Err(format!("order {order} gets no answer though all is well"));
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(())
+}
+
+/// What goes wrong, and what operators do meanwhile.
+struct Faults<'a> {
+    home: &'a std::path::Path,
+    /// Machines whose process was killed, and when it comes back.
+    down: BTreeMap<u64, Instant>,
+    /// Processes that stand still, and until when.
+    paused: BTreeMap<u64, Instant>,
+    healed_at: Instant,
+    /// The number of the next machine that joins.
+    next_machine: u64,
+    /// The machine that has joined since.
+    guest: Option<u64>,
+}
+
+impl<'a> Faults<'a> {
+    fn new(home: &'a std::path::Path) -> Self {
+        Faults {
+            home,
+            down: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            healed_at: Instant::now(),
+            next_machine: 5,
+            guest: None,
+        }
+    }
+
+    async fn next(&mut self, stage: &Arc<Stage>) {
+        self.end_what_is_over(stage).await;
+        let id = Random.random_range(1..=4_u64);
+        let other = Random.random_range(1..=4_u64);
+        match Random.random_range(0..100) {
+            0..=13 => self.crash(stage, id),
+            // A data centre, or more, at once.
+            14..=16 => (1..=4).filter(|_| Random.random_range(0..2) == 0).for_each(|id| self.crash(stage, id)),
+            17..=28 => self.pause(stage, id),
+            29..=40 => self.isolate(stage, id),
+            41..=50 if id != other => {
+                stage.trace.note(format_args!("nothing arrives at {other} from {id}"));
+                stage.net.cut(id, other);
+                self.heals_in(3_000);
+            }
+            51..=56 => self.part(stage),
+            57..=63 => {
+                let bad = Random.random_range(0..2) == 0;
+                stage.trace.note(if bad { "the network is bad" } else { "the network is good" });
+                stage.net.set_quality(if bad { Quality::BAD } else { Quality::GOOD });
+            }
+            64..=69 => {
+                let ahead_ms = Random.random_range(-20_000..20_000_i64);
+                stage.trace.note(format_args!("the clock of {id} is {ahead_ms} ms ahead"));
+                if let Some(machine) = lock(&stage.machines).get(&id) {
+                    machine.clock.set_ahead_ms(ahead_ms);
+                }
+            }
+            70..=81 => {
+                let shard = Random.random_range(0..16);
+                change(stage, ClusterChange::Lead { shard, node_id: id });
+            }
+            82..=84 => {
+                let dc = if id < 3 { "a" } else { "b" };
+                change(stage, ClusterChange::PreferDc { dc: dc.to_owned() });
+            }
+            85..=87 => {
+                let drain = other < 3;
+                change(stage, ClusterChange::Drain { node_id: id, drain });
+            }
+            88..=91 => self.join_or_leave(stage).await,
+            _ => {}
+        }
+    }
+
+    fn heals_in(&mut self, ms: u64) {
+        self.healed_at = self.healed_at.max(Instant::now() + Duration::from_millis(Random.random_range(100..ms)));
+    }
+
+    fn crash(&mut self, stage: &Arc<Stage>, id: u64) {
+        if self.down.contains_key(&id) {
+            return;
+        }
+        let ms = Random.random_range(50..4_000);
+        stage.trace.note(format_args!("{id} crashes for {ms} ms"));
+        self.paused.remove(&id);
+        stage.crash(id);
+        self.down.insert(id, Instant::now() + Duration::from_millis(ms));
+    }
+
+    fn pause(&mut self, stage: &Arc<Stage>, id: u64) {
+        let Some(process) = stage.process(id) else { return };
+        let ms = Random.random_range(50..2_500);
+        stage.trace.note(format_args!("{id} stands still for {ms} ms"));
+        process.life.pause();
+        self.paused.insert(id, Instant::now() + Duration::from_millis(ms));
+    }
+
+    fn isolate(&mut self, stage: &Arc<Stage>, id: u64) {
+        stage.trace.note(format_args!("{id} is cut off"));
+        for other in 1..self.next_machine {
+            stage.net.cut(id, other);
+            stage.net.cut(other, id);
+        }
+        self.heals_in(4_000);
+    }
+
+    /// The two data centres do not reach each other.
+    fn part(&mut self, stage: &Arc<Stage>) {
+        stage.trace.note("the data centres are parted");
+        for a in [1, 2] {
+            for b in [3, 4] {
+                stage.net.cut(a, b);
+                stage.net.cut(b, a);
+            }
+        }
+        self.heals_in(3_000);
+    }
+
+    async fn join_or_leave(&mut self, stage: &Arc<Stage>) {
+        if let Some(guest) = self.guest {
+            change(stage, ClusterChange::Remove { node_id: guest, force: false });
+            return;
+        }
+        let id = self.next_machine;
+        self.next_machine += 1;
+        self.guest = Some(id);
+        let dc = if id.is_multiple_of(2) { "a" } else { "b" };
+        stage.trace.note(format_args!("{id} joins"));
+        lock(&stage.machines).insert(id, Machine::new(id, dc, self.home));
+        stage.start(id, false).await;
+        if let Some(process) = stage.any_process() {
+            let node = process.node.clone();
+            process.life.spawn(async move { node.add_node(id, &Net::address(id), dc, false).await });
+        }
+    }
+
+    async fn end_what_is_over(&mut self, stage: &Arc<Stage>) {
+        let now = Instant::now();
+        let over: Vec<u64> = self.paused.iter().filter(|(_, until)| **until <= now).map(|(id, _)| *id).collect();
+        for id in over {
+            self.paused.remove(&id);
+            if let Some(process) = stage.process(id) {
+                stage.trace.note(format_args!("{id} goes on"));
+                process.life.go_on();
+            }
+        }
+        let over: Vec<u64> = self.down.iter().filter(|(_, until)| **until <= now).map(|(id, _)| *id).collect();
+        for id in over {
+            self.down.remove(&id);
+            stage.trace.note(format_args!("{id} starts"));
+            stage.start(id, false).await;
+        }
+        if self.healed_at <= now {
+            stage.net.heal();
+        }
+        self.dismiss_guest(stage);
+    }
+
+    /// A guest that has left the cluster is switched off.
+    fn dismiss_guest(&mut self, stage: &Arc<Stage>) {
+        let Some(guest) = self.guest else { return };
+        let gone = stage.processes().iter().any(|(_, process)| process.node.cluster().removed.contains(&guest));
+        if gone {
+            stage.trace.note(format_args!("{guest} has left"));
+            stage.crash(guest);
+            lock(&stage.machines).remove(&guest);
+            self.guest = None;
+        }
+    }
+
+    /// Everything works again.
+    async fn heal(&mut self, stage: &Arc<Stage>) {
+        stage.trace.note("all is healed");
+        let now = Instant::now();
+        self.healed_at = now;
+        self.paused.values_mut().for_each(|until| *until = now);
+        self.down.values_mut().for_each(|until| *until = now);
+        stage.net.set_quality(Quality::GOOD);
+        self.end_what_is_over(stage).await;
+        for machine in lock(&stage.machines).values() {
+            machine.clock.set_ahead_ms(0);
+        }
+        // A guest that is not yet known to anybody never comes to be.
+        if let Some(guest) = self.guest
+            && !stage.processes().iter().any(|(_, process)| process.node.cluster().nodes.contains_key(&guest))
+        {
+            stage.crash(guest);
+            lock(&stage.machines).remove(&guest);
+        }
+    }
+}
+
+/// An operator asks some node for a change and does not wait for the answer.
+fn change(stage: &Arc<Stage>, change: ClusterChange) {
+    stage.trace.note(format_args!("{change:?}"));
+    if let Some(process) = stage.any_process() {
+        let node = process.node.clone();
+        process.life.spawn(async move { node.change_cluster(change).await });
+    }
+}
