@@ -122,6 +122,16 @@ impl Client {
         self.send(Method::POST, path, body, Duration::ZERO).await
     }
 
+    /// `POST` of what may take the node as long as `wait`.
+    pub(crate) async fn post_waiting(
+        &self,
+        path: &str,
+        body: &Value,
+        wait: Duration,
+    ) -> Result<Answer, Failure> {
+        self.send(Method::POST, path, Some(body), wait).await
+    }
+
     /// `PATCH`.
     pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
         self.send(Method::PATCH, path, Some(body), Duration::ZERO)

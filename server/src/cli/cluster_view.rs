@@ -46,7 +46,6 @@ pub(crate) struct GroupView {
     pub(crate) leader: Option<u64>,
     pub(crate) planned_leader: Option<u64>,
     pub(crate) has_quorum: Option<bool>,
-    pub(crate) committed_index: u64,
     pub(crate) voters: Vec<u64>,
     pub(crate) learners: Vec<u64>,
     pub(crate) planned_voters: Vec<u64>,
@@ -107,6 +106,11 @@ impl GroupView {
     pub(crate) fn name(&self) -> String {
         self.shard
             .map_or_else(|| "meta".to_owned(), |shard| shard.to_string())
+    }
+
+    /// Whether it is the group of the cluster's own state.
+    pub(crate) fn is_meta(&self) -> bool {
+        self.shard.is_none()
     }
 
     /// Whether it decides, with exactly the voters that the cluster's document says.

@@ -14,6 +14,7 @@ mod grab;
 mod order;
 mod output;
 mod promo;
+mod raft;
 mod serve;
 mod values;
 
@@ -25,7 +26,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub use failure::Failure;
 
 pub(crate) use client::Client;
-pub(crate) use cluster_view::ClusterView;
+pub(crate) use cluster_view::{ClusterView, GroupView};
 pub(crate) use output::Output;
 
 use client::ServerAddress;
@@ -97,6 +98,9 @@ enum Command {
     /// Flows: follow, export, verify, rebuild
     #[command(subcommand)]
     Flows(flows::FlowsCommand),
+    /// The cluster: nodes, leaders, recovery
+    #[command(subcommand)]
+    Raft(raft::RaftCommand),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -139,6 +143,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Order(command) => wait(order::run(command, &Client::new(server), &mut out)),
         Command::Config(command) => wait(config::run(command, ask, &Client::new(server), &mut out)),
         Command::Flows(command) => wait(flows::run(command, &Client::new(server), &mut out)),
+        Command::Raft(command) => wait(raft::run(command, ask, &Client::new(server), &mut out)),
         Command::Completions(args) => completions::run(&args, &mut Cli::command(), &mut out),
     }
 }

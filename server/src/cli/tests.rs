@@ -74,6 +74,8 @@ fn every_command_takes_the_common_flags() {
         "qiang order cancel o-1 --yes",
         "qiang serve --print-config -o json",
         "qiang demo -o json",
+        "qiang raft status -o json --server n:1",
+        "qiang raft remove-node 5 --yes",
         "qiang completions zsh",
     ] {
         assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
@@ -87,7 +89,7 @@ fn wrong_use_is_told_by_clap_with_code_2() {
         "qiang nothing",
         "qiang promo list -o yaml",
         "qiang flows tail --shard 16",
-        "qiang raft status",
+        "qiang raft rule",
     ] {
         let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
         assert_eq!(error.exit_code(), i32::from(failure::USAGE), "{line}");
