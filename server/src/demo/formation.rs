@@ -10,7 +10,7 @@ use serde_json::json;
 use super::DemoArgs;
 use super::home::Home;
 use super::process::{Begins, Place, Process};
-use crate::cli::{ClusterView, Failure};
+use crate::cli::{ClusterView, Failure, GroupView};
 
 /// How long the cluster may take until every group is as it should be. Nodes replay their logs first, if there are any.
 const FORMED_WITHIN: Duration = Duration::from_mins(2);
@@ -51,6 +51,7 @@ pub(super) async fn form(nodes: &mut [Process]) -> Result<usize, Failure> {
     let deadline = Instant::now() + FORMED_WITHIN;
     let mut quiet_until = Instant::now() + QUIET_FOR;
     let mut added = Added::default();
+    let ids: Vec<u64> = nodes.iter().map(|node| node.place.id).collect();
     loop {
         for node in nodes.iter_mut() {
             node.check_alive()?;
@@ -59,8 +60,8 @@ pub(super) async fn form(nodes: &mut [Process]) -> Result<usize, Failure> {
         let state = match &seen {
             Some((serving, view)) => {
                 added.add_missing(nodes, *serving, view).await?;
-                if is_formed(nodes, view) {
-                    report_left_behind(nodes, view);
+                if is_formed(&ids, view) {
+                    report_left_behind(&ids, view);
                     return Ok(*serving);
                 }
                 format!(
@@ -140,20 +141,70 @@ impl Added {
     }
 }
 
-fn is_formed(nodes: &[Process], view: &ClusterView) -> bool {
-    let is_up = |id: u64| {
-        let node = view.node(id);
-        view.removed.contains(&id)
+/// Whether all nodes of the demo are up and every group is as it should be. A group whose leader should be a node that
+/// the demo does not have, because somebody added it, is content with another.
+fn is_formed(nodes: &[u64], view: &ClusterView) -> bool {
+    let is_up = |id: &u64| {
+        let node = view.node(*id);
+        view.removed.contains(id)
             || node.is_some_and(|node| matches!(node.state.as_str(), "ready" | "draining"))
     };
-    view.groups_as_planned() == view.groups_count() && nodes.iter().all(|node| is_up(node.place.id))
+    let is_served = |group: &GroupView| {
+        let elsewhere = group
+            .planned_leader
+            .is_some_and(|planned| !nodes.contains(&planned));
+        group.votes_as_planned() && (group.is_led_as_planned() || elsewhere)
+    };
+    nodes.iter().all(is_up) && view.groups().all(is_served)
 }
 
-fn report_left_behind(nodes: &[Process], view: &ClusterView) {
-    for node in nodes {
-        let id = node.place.id;
-        if view.removed.contains(&id) {
+fn report_left_behind(nodes: &[u64], view: &ClusterView) {
+    for id in nodes {
+        if view.removed.contains(id) {
             eprintln!("node {id} was removed from this cluster before and stays out of it");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn group(planned: Option<u64>, leader: u64) -> Value {
+        json!({"leader": leader, "planned_leader": planned, "has_quorum": true, "voters": [1, 2],
+               "learners": [], "planned_voters": [1, 2], "replicas": []})
+    }
+
+    /// A cluster of nodes 1 and 2 with one shard.
+    fn told(shard: Value, second: &str) -> ClusterView {
+        let node = |id: u64, state: &str| {
+            json!({"id": id, "name": "n", "dc": "a", "state": state, "duty": "serves", "voter": true, "leads": 0,
+                   "replicas": 1, "http_address": "n:1", "commit_index": 0, "lag": 0, "fault": null, "fenced": null})
+        };
+        let mut shard = shard;
+        shard["shard"] = json!(0);
+        let told = json!({
+            "revision": 3, "preferred_dc": "a", "told_by": 1, "removed": [4],
+            "nodes": [node(1, "ready"), node(2, second)], "shards": [shard], "meta": group(None, 1)
+        });
+        ClusterView::parse(told).expect("understood")
+    }
+
+    #[test]
+    fn a_cluster_is_formed_when_its_nodes_are_up_and_lead_as_planned() {
+        assert!(is_formed(&[1, 2], &told(group(Some(2), 2), "ready")));
+        assert!(!is_formed(&[1, 2], &told(group(Some(2), 1), "ready")));
+        assert!(!is_formed(&[1, 2], &told(group(Some(2), 2), "joining")));
+        assert!(!is_formed(&[1, 2, 3], &told(group(Some(2), 2), "ready")));
+        let mut lost = group(Some(2), 2);
+        lost["has_quorum"] = json!(false);
+        assert!(!is_formed(&[1, 2], &told(lost, "ready")));
+    }
+
+    #[test]
+    fn nodes_that_were_removed_or_added_by_others_are_not_waited_for() {
+        assert!(is_formed(&[1, 2, 4], &told(group(Some(2), 2), "ready")));
+        assert!(is_formed(&[1, 2], &told(group(Some(5), 1), "ready")));
     }
 }

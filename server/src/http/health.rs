@@ -2,6 +2,8 @@
 //!
 //! Invariant: a node says that it is ready only where it would serve a grab of any of its shards.
 
+use std::collections::BTreeSet;
+
 use qiang_raft::{GroupStatus, NodeReport};
 
 use super::Http;
@@ -18,7 +20,11 @@ pub(super) fn livez() -> Reply {
 
 /// The node should get traffic, or not and why.
 pub(super) fn readyz(http: &Http) -> Outcome {
-    readiness(&http.service.status()).map(|()| Reply::new(200, Media::Text, &b"ready\n"[..]))
+    let status = http.service.status();
+    let cluster = http.service.node().cluster();
+    check_not_removed(&cluster.removed, status.node_id)?;
+    readiness(&status)?;
+    Ok(Reply::new(200, Media::Text, &b"ready\n"[..]))
 }
 
 /// The page that Prometheus scrapes.
@@ -68,6 +74,15 @@ pub(super) fn readiness(status: &NodeReport) -> Result<(), Problem> {
             "draining: the node is about to stop".to_owned(),
             Vec::new(),
         ));
+    }
+    Ok(())
+}
+
+/// A node that was removed goes on running, and nobody tells it anything any more.
+fn check_not_removed(removed: &BTreeSet<u64>, node_id: u64) -> Result<(), Problem> {
+    if removed.contains(&node_id) {
+        let detail = format!("node {node_id} was removed from the cluster: stop it");
+        return Err(Problem::not_ready(detail, Vec::new()));
     }
     Ok(())
 }
@@ -148,6 +163,25 @@ mod tests {
         follower.groups[0].leader = Some(2);
         follower.groups[0].deciding = false;
         assert_eq!(readiness(&follower), Ok(()));
+    }
+
+    #[test]
+    fn a_node_that_was_removed_is_not_ready() {
+        assert_eq!(check_not_removed(&[2, 3].into(), 1), Ok(()));
+        let problem = check_not_removed(&[2, 3].into(), 3).unwrap_err();
+        assert_eq!((problem.status(), problem.code()), (503, "not_ready"));
+    }
+
+    #[test]
+    fn a_node_outside_the_cluster_says_whether_it_waits_or_was_left_behind() {
+        let mut waiting = status();
+        waiting.groups[2].hosted = false;
+        let told = unready(&waiting)["detail"].to_string();
+        assert!(told.contains("add-node"), "{told}");
+        let mut fenced = status();
+        fenced.fenced = Some("incarnation 2 has begun".to_owned());
+        let told = unready(&fenced)["detail"].to_string();
+        assert!(told.contains("out of the cluster"), "{told}");
     }
 
     #[test]
