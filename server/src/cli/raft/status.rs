@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::super::output::{Output, printable, table};
-use super::super::{Client, ClusterView, Failure};
+use super::super::{Client, ClusterView, Failure, GroupView};
 
 /// Whom to ask.
 #[derive(Debug, Clone, Copy, Args)]
@@ -93,7 +93,7 @@ pub(super) fn check_quorum(view: &ClusterView) -> Result<(), Failure> {
     let lost = view
         .groups()
         .filter(|group| group.has_quorum == Some(false));
-    let lost: Vec<String> = lost.map(|group| group.name()).collect();
+    let lost: Vec<String> = lost.map(GroupView::name).collect();
     if lost.is_empty() {
         return Ok(());
     }

@@ -1,5 +1,8 @@
 //! Settings from file, environment and flags: who wins, and what is refused. The environment is given, never read.
 
+use std::path::Path;
+
+use super::effective::is_setting;
 use super::*;
 
 fn file(text: &str) -> tempfile::NamedTempFile {
@@ -213,7 +216,7 @@ fn every_setting_is_documented_and_can_be_set_by_its_variable() {
 #[test]
 fn the_documented_file_is_the_defaults_as_printed() {
     let printed = Effective::load(None, [], &[]).unwrap().to_toml();
-    let documented = include_str!("../../docs/node.toml");
+    let documented = include_str!("../../../docs/node.toml");
     assert_eq!(
         documented, printed,
         "write it again: qiang serve --print-config > docs/node.toml"
