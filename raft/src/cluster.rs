@@ -164,6 +164,9 @@ pub enum ClusterRefusal {
     /// More than are supported.
     #[error("the cluster has {NODES_MAX} nodes, which is the most")]
     TooManyNodes,
+    /// The first node has not written the first revision yet.
+    #[error("the cluster is just being founded: try again in a moment")]
+    NotFounded,
     /// It was done already, or is not needed.
     #[error("{0}")]
     Nothing(String),
@@ -185,6 +188,9 @@ impl Cluster {
         change: &ClusterChange,
         alive: &BTreeSet<u64>,
     ) -> Result<Cluster, ClusterRefusal> {
+        if self.revision == 0 && !matches!(change, ClusterChange::Found { .. }) {
+            return Err(ClusterRefusal::NotFounded);
+        }
         let mut next = self.clone();
         next.revision += 1;
         match change {
@@ -447,6 +453,12 @@ mod tests {
                 .count()
         };
         assert_eq!([led(1), led(2), led(3), led(4)], [8, 8, 0, 0]);
+    }
+
+    #[test]
+    fn nothing_is_changed_before_the_cluster_is_founded() {
+        let refused = Cluster::default().decide(&add(2, "a"), &BTreeSet::new());
+        assert_eq!(refused, Err(ClusterRefusal::NotFounded));
     }
 
     #[test]

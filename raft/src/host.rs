@@ -392,7 +392,8 @@ impl Seat {
         if actor.pending() == 0 {
             group.show_digest(index, actor.replica().shard.digest());
         }
-        group.deciding.store(actor.deciding(), Ordering::Relaxed);
+        let decides = actor.deciding() && !group.paused.load(Ordering::Acquire);
+        group.deciding.store(decides, Ordering::Relaxed);
         group.pending.store(actor.pending(), Ordering::Relaxed);
         group.orders.store(
             actor.replica().shard.order_count() as u64,

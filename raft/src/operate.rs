@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::ClusterChange;
+use crate::cluster::{ClusterChange, ClusterRefusal};
 use crate::flows::{Flow, FlowError, FlowQuery};
 use crate::groups::{Groups, META_GROUP};
 use crate::meta::{ConfigRefusal, ConfigVersion, MetaCommand};
@@ -102,7 +102,10 @@ impl Node {
             info,
             learner,
         };
-        if let Err(refusal) = self.cluster().decide(&change, &BTreeSet::new()) {
+        let known = self.cluster();
+        if known.revision > 0
+            && let Err(refusal) = known.decide(&change, &BTreeSet::new())
+        {
             return refused(refusal.to_string());
         }
         let peers = &self.groups().peers;
@@ -268,6 +271,9 @@ impl Node {
                     }
                     let next = match self.cluster().decide(&change, &alive) {
                         Ok(next) => next,
+                        Err(ClusterRefusal::NotFounded) => {
+                            return MetaAnswer::Elsewhere { leader: None };
+                        }
                         Err(refusal) => return MetaAnswer::Refused(refusal.to_string()),
                     };
                     match self.propose_meta(&MetaCommand::PutCluster { next }).await {

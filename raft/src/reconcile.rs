@@ -184,6 +184,7 @@ impl Node {
         let shard = self.groups().shards.get(usize::from(group.0));
         if let Some(shard) = shard {
             shard.paused.store(true, Ordering::Release);
+            shard.deciding.store(false, Ordering::Release);
         }
         let handed = self.hand_over_quietly(group, &raft, to).await;
         if let Some(shard) = shard {

@@ -87,7 +87,7 @@ impl Cluster {
             begin,
             actor_threads: 1,
             snapshot_entries: 1_000,
-        entries_kept: 100,
+            entries_kept: 100,
             timing: Timing {
                 election_ms_min: 400,
             },

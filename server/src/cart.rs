@@ -196,20 +196,29 @@ impl Parts {
 /// not a yes means that nothing is granted.
 fn verdict(grab: &Grab, answers: Vec<Result<Answer, Refusal>>) -> Tried {
     let mut set_aside = Vec::new();
+    let mut home_has_set_aside = false;
     let mut refusals: Vec<Refusal> = Vec::new();
     for (position, answer) in answers.into_iter().enumerate() {
         match answer {
             Ok(Answer::Granted(granted)) if granted.replayed && position == 0 => {
                 return Tried::Replay(granted);
             }
-            // A guest knows an order that home does not: another order of the same id.
+            // A guest knows an order that home, asked now, does not: another order of the same id. Where
+            // home could not be asked, it may well know it.
             Ok(Answer::Granted(granted)) if granted.replayed => {
-                refusals.push(Refusal::Rejected(Rejection {
-                    code: Code::OrderMismatch,
-                    promotion_id: None,
-                }));
+                refusals.push(if home_has_set_aside {
+                    Refusal::Rejected(Rejection {
+                        code: Code::OrderMismatch,
+                        promotion_id: None,
+                    })
+                } else {
+                    Refusal::Unavailable
+                });
             }
-            Ok(Answer::Granted(granted)) => set_aside.push(granted),
+            Ok(Answer::Granted(granted)) => {
+                home_has_set_aside |= position == 0;
+                set_aside.push(granted);
+            }
             Ok(_) | Err(Refusal::OutcomeUnknown) => refusals.push(Refusal::Unavailable),
             Err(refusal) => refusals.push(refusal),
         }

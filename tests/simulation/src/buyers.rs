@@ -79,11 +79,16 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
 }
 
 fn choose_items(offers: &[Offer], told: &mut Told) {
-    let count = if Random.random_range(0..3) == 0 { Random.random_range(2..=3) } else { 1 };
+    let count = if Random.random_range(0..3) == 0 {
+        Random.random_range(2..=3)
+    } else {
+        1
+    };
     for _ in 0..count {
         let offer = &offers[Random.random_range(0..offers.len())];
         if told.items.iter().all(|(id, _)| *id != offer.id) {
-            told.items.push((offer.id.clone(), Random.random_range(1..=2)));
+            told.items
+                .push((offer.id.clone(), Random.random_range(1..=2)));
             told.expires |= offer.expires;
         }
     }
@@ -112,24 +117,47 @@ pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
         pin: Pin::new("buyer").expect("an id"),
         ip: [203, 0, 113, 9].into(),
         channel: Channel::App,
-        items: told.items.iter().map(|(id, quantity)| Item { promotion_id: id.clone(), quantity: *quantity }).collect::<Items>(),
+        items: told
+            .items
+            .iter()
+            .map(|(id, quantity)| Item {
+                promotion_id: id.clone(),
+                quantity: *quantity,
+            })
+            .collect::<Items>(),
     };
-    let answer = ask(stage, move |service| async move { service.grab(request).await }).await;
-    stage.trace.note(format_args!("grab {order} -> {}", short(answer.as_ref())));
+    let answer = ask(
+        stage,
+        move |service| async move { service.grab(request).await },
+    )
+    .await;
+    stage
+        .trace
+        .note(format_args!("grab {order} -> {}", short(answer.as_ref())));
     match answer {
         Some(Ok(granted)) => {
-            let asked: Vec<(PromotionId, u32)> =
-                granted.items.iter().map(|item| (item.promotion_id.clone(), item.quantity)).collect();
+            let asked: Vec<(PromotionId, u32)> = granted
+                .items
+                .iter()
+                .map(|item| (item.promotion_id.clone(), item.quantity))
+                .collect();
             if asked != told.items {
-                stage.trace.violate(format_args!("order {order} asked for {:?} and was granted {asked:?}", told.items));
+                stage.trace.violate(format_args!(
+                    "order {order} asked for {:?} and was granted {asked:?}",
+                    told.items
+                ));
             }
             if let Some(before) = &told.granted
                 && (before.pay_by != granted.pay_by || !granted.replayed)
             {
-                stage.trace.violate(format_args!("order {order} was granted twice: {before:?}, then {granted:?}"));
+                stage.trace.violate(format_args!(
+                    "order {order} was granted twice: {before:?}, then {granted:?}"
+                ));
             }
             if told.cancel == Asked::Done {
-                stage.trace.violate(format_args!("order {order} was cancelled and then granted"));
+                stage
+                    .trace
+                    .violate(format_args!("order {order} was cancelled and then granted"));
             }
             stage.trace.count_grant();
             stage.write(order, |told| {
@@ -141,8 +169,12 @@ pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
             let may_be_returned = told.expires || told.cancel != Asked::Never;
             let now = stage.told(order);
             let may_be_returned = may_be_returned || now.cancel != Asked::Never;
-            if told.granted.is_some() && !(matches!(rejection.code, Code::OrderReturned) && may_be_returned) {
-                stage.trace.violate(format_args!("order {order} was granted, and then refused: {rejection:?}"));
+            if told.granted.is_some()
+                && !(matches!(rejection.code, Code::OrderReturned) && may_be_returned)
+            {
+                stage.trace.violate(format_args!(
+                    "order {order} was granted, and then refused: {rejection:?}"
+                ));
             }
             true
         }
@@ -156,7 +188,9 @@ pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
 
 async fn cancel(stage: &Arc<Stage>, order: &str) {
     let told = stage.told(order);
-    stage.write(order, |told| told.cancel = told.cancel.max_with(Asked::InDoubt));
+    stage.write(order, |told| {
+        told.cancel = told.cancel.max_with(Asked::InDoubt)
+    });
     let request = CancelOrder {
         order_id: order_id(order),
         reason: ReturnReason::User,
@@ -164,8 +198,13 @@ async fn cancel(stage: &Arc<Stage>, order: &str) {
         promotion_ids: told.items.iter().map(|(id, _)| id.clone()).collect(),
         promotion_id: told.items.first().map(|(id, _)| id.clone()),
     };
-    let answer = ask(stage, move |service| async move { service.cancel_order(request).await }).await;
-    stage.trace.note(format_args!("cancel {order} -> {}", short(answer.as_ref())));
+    let answer = ask(stage, move |service| async move {
+        service.cancel_order(request).await
+    })
+    .await;
+    stage
+        .trace
+        .note(format_args!("cancel {order} -> {}", short(answer.as_ref())));
     let outcome = outcome(answer);
     stage.write(order, |told| told.cancel = told.cancel.max_with(outcome));
 }
@@ -175,10 +214,21 @@ async fn confirm(stage: &Arc<Stage>, order: &str) {
     if told.granted.is_none() {
         return;
     }
-    stage.write(order, |told| told.confirm = told.confirm.max_with(Asked::InDoubt));
-    let (id, first) = (order_id(order), told.items.first().map(|(id, _)| id.clone()));
-    let answer = ask(stage, move |service| async move { service.confirm_order(&id, first.as_ref()).await }).await;
-    stage.trace.note(format_args!("confirm {order} -> {}", short(answer.as_ref())));
+    stage.write(order, |told| {
+        told.confirm = told.confirm.max_with(Asked::InDoubt)
+    });
+    let (id, first) = (
+        order_id(order),
+        told.items.first().map(|(id, _)| id.clone()),
+    );
+    let answer = ask(stage, move |service| async move {
+        service.confirm_order(&id, first.as_ref()).await
+    })
+    .await;
+    stage.trace.note(format_args!(
+        "confirm {order} -> {}",
+        short(answer.as_ref())
+    ));
     let outcome = outcome(answer);
     stage.write(order, |told| told.confirm = told.confirm.max_with(outcome));
 }
@@ -186,7 +236,9 @@ async fn confirm(stage: &Arc<Stage>, order: &str) {
 fn outcome<T>(answer: Option<Result<T, Refusal>>) -> Asked {
     match answer {
         Some(Ok(_)) => Asked::Done,
-        Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => Asked::Refused,
+        Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => {
+            Asked::Refused
+        }
         Some(Err(Refusal::OutcomeUnknown)) | None => Asked::InDoubt,
     }
 }

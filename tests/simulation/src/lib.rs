@@ -53,5 +53,9 @@ pub fn run(seed: u64, shape: Shape) -> Result<Trace, Trace> {
     // What still runs ends here, before the thread is given back its own randomness.
     drop(runtime);
     qiang_raft::world::seed_this_thread(None);
-    if trace.violation().is_some() { Err(trace) } else { Ok(trace) }
+    if trace.violation().is_some() {
+        Err(trace)
+    } else {
+        Ok(trace)
+    }
 }

@@ -73,7 +73,10 @@ impl Machine {
 
     /// Starts a process on what is on the disk.
     pub async fn start(&mut self, net: &Net, bootstrap: bool) -> Result<(), String> {
-        let options = Options { wal_warm_bytes: 0, ..Options::default() };
+        let options = Options {
+            wal_warm_bytes: 0,
+            ..Options::default()
+        };
         let identity = Identity::new(CLUSTER, self.id);
         let store = Store::open_simulated(&self.dir, &self.disk, &identity, &options)
             .map_err(|error| format!("machine {}: {error}", self.id))?;
@@ -88,7 +91,11 @@ impl Machine {
                 name: format!("node-{}", self.id),
             },
             data_dir: self.dir.clone(),
-            begin: if bootstrap { Begin::Bootstrap } else { Begin::Existing },
+            begin: if bootstrap {
+                Begin::Bootstrap
+            } else {
+                Begin::Existing
+            },
             actor_threads: 1,
             snapshot_entries: SNAPSHOT_ENTRIES,
             entries_kept: ENTRIES_KEPT,
@@ -110,10 +117,16 @@ impl Machine {
             }
             Ok::<_, qiang_raft::StartError>((node, service))
         });
-        let started = starting.await.map_err(|error| format!("machine {}: {error}", self.id))?;
+        let started = starting
+            .await
+            .map_err(|error| format!("machine {}: {error}", self.id))?;
         let (node, service) = started.map_err(|error| format!("machine {}: {error}", self.id))?;
         net.listen(self.id, life.clone(), node.clone());
-        self.process = Some(Process { life, node, service });
+        self.process = Some(Process {
+            life,
+            node,
+            service,
+        });
         Ok(())
     }
 
@@ -123,7 +136,8 @@ impl Machine {
         if let Some(process) = self.process.take() {
             process.life.kill();
         }
-        self.disk.crash(|unsynced| Random.random_range(0..=unsynced));
+        self.disk
+            .crash(|unsynced| Random.random_range(0..=unsynced));
     }
 }
 
@@ -146,5 +160,7 @@ async fn run_disk(store: Store) {
 fn sync_time() -> Duration {
     let slow = Random.random_range(0..SLOW_SYNC_ONE_IN) == 0;
     let (shortest, longest) = SYNC_US;
-    Duration::from_micros(Random.random_range(shortest..if slow { SLOW_SYNC_US_MAX } else { longest }))
+    Duration::from_micros(
+        Random.random_range(shortest..if slow { SLOW_SYNC_US_MAX } else { longest }),
+    )
 }

@@ -37,11 +37,21 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.log {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = if arguments.threads == 0 { cores } else { arguments.threads };
-    let shape = Shape { faults_last: Duration::from_secs(arguments.seconds), ..Shape::default() };
+    let threads = if arguments.threads == 0 {
+        cores
+    } else {
+        arguments.threads
+    };
+    let shape = Shape {
+        faults_last: Duration::from_secs(arguments.seconds),
+        ..Shape::default()
+    };
     let (next, failed) = (AtomicU64::new(arguments.from), AtomicBool::new(false));
     let (granted, events) = (AtomicU64::new(0), AtomicU64::new(0));
     let began = Instant::now();
@@ -68,14 +78,22 @@ fn main() -> ExitCode {
                         let (Ok(again) | Err(again)) = run(seed, shape);
                         if again.hash() != trace.hash() {
                             failed.store(true, Ordering::Relaxed);
-                            println!("seed {seed} gave two traces: {:016x} and {:016x}", trace.hash(), again.hash());
+                            println!(
+                                "seed {seed} gave two traces: {:016x} and {:016x}",
+                                trace.hash(),
+                                again.hash()
+                            );
                         }
                     }
                 }
             });
         }
     });
-    let verdict = if failed.load(Ordering::Relaxed) { "FAILED" } else { "passed" };
+    let verdict = if failed.load(Ordering::Relaxed) {
+        "FAILED"
+    } else {
+        "passed"
+    };
     println!(
         "{} seeds {verdict} in {:.1} s: {} orders granted, {} events",
         arguments.seeds,
@@ -83,5 +101,9 @@ fn main() -> ExitCode {
         granted.load(Ordering::Relaxed),
         events.load(Ordering::Relaxed)
     );
-    if failed.load(Ordering::Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failed.load(Ordering::Relaxed) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }

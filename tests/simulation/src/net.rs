@@ -117,7 +117,10 @@ impl Net {
 
     /// The way out of a node.
     pub fn dialer(&self, from: u64) -> Arc<dyn Dial> {
-        Arc::new(Dialer { net: self.clone(), from })
+        Arc::new(Dialer {
+            net: self.clone(),
+            from,
+        })
     }
 
     fn is_cut(&self, from: u64, to: u64) -> bool {
@@ -133,7 +136,9 @@ struct Dialer {
 impl Dial for Dialer {
     fn dial(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Stream>>> {
         let (net, from) = (self.net.clone(), self.from);
-        let number = address.strip_prefix("node-").and_then(|rest| rest.split(':').next());
+        let number = address
+            .strip_prefix("node-")
+            .and_then(|rest| rest.split(':').next());
         let to: Option<u64> = number.and_then(|number| number.parse().ok());
         Box::pin(async move {
             let to = to.ok_or_else(|| io::Error::other("no such address"))?;

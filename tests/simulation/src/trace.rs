@@ -55,7 +55,9 @@ impl Trace {
     /// Notes the first violation; what follows from it is not told.
     pub(crate) fn violate(&self, what: impl fmt::Display) {
         self.note(format_args!("VIOLATION {what}"));
-        self.lock().violation.get_or_insert_with(|| what.to_string());
+        self.lock()
+            .violation
+            .get_or_insert_with(|| what.to_string());
     }
 
     /// What was violated, if anything was.
@@ -87,7 +89,13 @@ impl Trace {
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = self.lock();
-        writeln!(f, "seed {}: {} events, hash {:016x}", inner.seed, inner.lines.len(), inner.hash.finish())?;
+        writeln!(
+            f,
+            "seed {}: {} events, hash {:016x}",
+            inner.seed,
+            inner.lines.len(),
+            inner.hash.finish()
+        )?;
         if inner.violation.is_some() {
             let from = inner.lines.len().saturating_sub(LINES_SHOWN);
             for line in &inner.lines[from..] {
