@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 
-/// Every command of the first release.
-const COMMANDS: [&str; 29] = [
+/// Every command.
+const COMMANDS: [&str; 38] = [
     "serve",
     "demo",
     "grab",
@@ -36,6 +36,15 @@ const COMMANDS: [&str; 29] = [
     "flows export",
     "flows verify",
     "flows rebuild",
+    "raft",
+    "raft status",
+    "raft add-node",
+    "raft remove-node",
+    "raft drain",
+    "raft transfer-leader",
+    "raft move-leaders",
+    "raft rebalance",
+    "raft recover",
     "",
     "help",
 ];
@@ -122,6 +131,11 @@ fn a_misused_command_line_exits_with_2_and_says_what_is_wrong() {
             "/nonexistent/node.toml",
         ),
         (&["flows", "verify", "--colour"], "--colour"),
+        (&["raft", "add-node", "5", "--dc", "a"], "--address"),
+        (&["raft", "transfer-leader", "16", "1"], "16"),
+        (&["raft", "remove-node", "meta"], "meta"),
+        (&["raft", "move-leaders"], "--dc"),
+        (&["demo", "--nodes", "0"], "--nodes 0"),
     ] {
         let run = qiang(arguments);
         run.exits(2);
@@ -160,6 +174,8 @@ fn a_node_that_does_not_answer_is_exit_code_3_and_named() {
         &["promo", "get", "A"],
         &["order", "get", "o-1"],
         &["config", "get"],
+        &["raft", "status"],
+        &["raft", "drain", "1"],
     ] {
         let run = node.cli(arguments);
         run.fails_naming(3, &[&address]);
@@ -473,4 +489,35 @@ fn a_serving_node_is_verified_and_says_what_was_compared() {
     let verified = node.cli(&["flows", "verify", "-o", "json"]);
     verified.ok();
     assert_ne!(verified.json(), json!(null));
+}
+
+#[test]
+fn a_node_alone_is_a_cluster_that_cannot_spare_it() {
+    let node = Node::start();
+    let status = node.cli(&["raft", "status"]);
+    assert_eq!(status.ok().lines().count(), 2, "{status}");
+    let told = node.cli(&["raft", "status", "--stale", "-o", "json"]);
+    told.ok();
+    let told = told.json();
+    assert_eq!(
+        (&told["nodes"][0]["state"], &told["nodes"][0]["leads"]),
+        (&json!("ready"), &json!(16)),
+        "{told}"
+    );
+    node.cli(&["raft", "rebalance"]).ok();
+    node.cli(&["raft", "drain", "7"])
+        .fails_naming(1, &["node_not_found"]);
+    node.cli(&["raft", "recover", "--dc", "a", "--yes"])
+        .fails_naming(1, &["recovery_refused"]);
+    node.delete("/v1/cluster/nodes/1")
+        .refused(409, "cluster_refused");
+    node.delete("/v1/cluster/nodes/1?force=maybe").bad("force");
+    node.get("/v1/cluster?local=perhaps").bad("local");
+    node.post(
+        "/v1/cluster/nodes",
+        &json!({"node_id": 2, "address": "nowhere", "dc": "a"}),
+    )
+    .bad("address");
+    node.post("/v1/cluster/shards/16/leader", &json!({"node_id": 1}))
+        .refused(404, "shard_not_found");
 }
