@@ -100,12 +100,17 @@ impl Node {
             }
             let since = *memory.leads_since.entry(group).or_insert_with(Instant::now);
             let planned = planned_leader(cluster, group, &raft, self.node_id());
-            let hurries = cluster
+            // Who is to lead nothing, or to leave the group, hands over first. A leader that left while it
+            // leads would be followed by one whose election no lease holds back.
+            let serves = cluster
                 .nodes
                 .get(&self.node_id())
-                .is_none_or(|own| own.duty != Duty::Serves);
-            if hurries && planned.is_some() {
+                .is_some_and(|own| own.duty == Duty::Serves);
+            let stays = cluster.voters(group.0).contains(&self.node_id());
+            if !(serves && stays) && planned.is_some() {
                 self.hand_over_as_planned(group, &raft, planned);
+            } else if !stays {
+                // Nobody is well enough to take over yet.
             } else if let Some(step) = next_step(cluster, group, &raft) {
                 if !self.begin_change(group) {
                     continue;
@@ -392,59 +397,34 @@ impl Node {
 
 /// Who should lead a group instead of this node, if anyone should and is well.
 fn planned_leader(cluster: &Cluster, group: GroupId, raft: &AnyRaft, own: u64) -> Option<u64> {
-    let votes = |id: &u64| {
+    let place = cluster.placement.shards.get(usize::from(group.0));
+    let duty = |id: u64| cluster.nodes.get(&id).map(|member| member.duty);
+    let dc = |id: u64| cluster.nodes.get(&id).map(|member| member.info.dc.as_str());
+    let serves = |id: u64| duty(id) == Some(Duty::Serves);
+    let is_planned = |id: u64| match place {
+        Some(place) => place.leader == Some(id),
+        None => serves(id) && dc(id) == Some(&cluster.preferred_dc),
+    };
+    let leaves = !cluster.voters(group.0).contains(&own);
+    let goes = leaves || !serves(own);
+    if is_planned(own) && !goes {
+        return None;
+    }
+    let votes = |id: u64| {
         raft.look(|metrics| {
             metrics
                 .membership_config
                 .voter_ids()
-                .any(|voter| voter == *id)
+                .any(|voter| voter == id)
         })
     };
-    let can = |id: &u64| *id != own && votes(id) && is_well(raft, *id);
-    let serves = |id: &u64| {
-        cluster
-            .nodes
-            .get(id)
-            .is_some_and(|member| member.duty == Duty::Serves)
-    };
-    let preferred = |id: &u64| {
-        cluster
-            .nodes
-            .get(id)
-            .is_some_and(|member| member.info.dc == cluster.preferred_dc)
-    };
-    let place = cluster.placement.shards.get(usize::from(group.0));
-    if let Some(place) = place {
-        if place.leader == Some(own) {
-            return None;
-        }
-        let planned = place.leader.filter(can);
-        // Who is to lead nothing does not wait for the one that should.
-        let others = place
-            .voters
-            .iter()
-            .copied()
-            .filter(|id| !serves(&own) && serves(id) && can(id));
-        return planned.or_else(|| others.into_iter().next());
-    }
-    if serves(&own) && preferred(&own) {
-        return None;
-    }
-    let mut others: Vec<u64> = cluster
-        .placement
-        .meta
-        .iter()
-        .copied()
-        .filter(|id| {
-            let led_by = cluster
-                .nodes
-                .get(id)
-                .is_some_and(|member| member.info.dc != WITNESS_DC);
-            led_by && serves(id) && can(id)
-        })
-        .collect();
-    others.sort_by_key(|id| (!preferred(id), *id));
-    others.into_iter().find(|id| preferred(id) || !serves(&own))
+    let can =
+        |id: &u64| *id != own && dc(*id) != Some(WITNESS_DC) && votes(*id) && is_well(raft, *id);
+    let candidates = cluster.voters(group.0).iter().copied().filter(can);
+    let best = candidates.min_by_key(|id| (!is_planned(*id), !serves(*id), *id))?;
+    // Who is to lead nothing does not wait for the one that should lead, nor who leaves for one that may.
+    let takes = is_planned(best) || goes && serves(best) || leaves;
+    takes.then_some(best)
 }
 
 /// Whether a node has answered the leader lately and is not far behind.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::sync::Parker;
-use openraft::{Config, SnapshotPolicy};
+use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 use qiang_engine::ShardId;
 use qiang_engine::routing::SHARDS;
 use qiang_storage::{Identity, Store};
@@ -41,6 +41,9 @@ pub(crate) fn raft_config(options: &NodeOptions) -> Config {
         max_in_snapshot_log_to_keep: options.entries_kept,
         enable_pre_vote: Some(true),
         quorum_loss_probe_interval: Some(2 * (min + max)),
+        // Leaders are handed over by this crate alone, with their actors standing still: an election that
+        // passes over the lease must not find one that still decides.
+        removed_leader_step_down: StepDownPolicy::Never,
         // A restored leader reuses its term and can overwrite what others committed without it.
         enable_leader_restore: Some(false),
         ..Config::default()

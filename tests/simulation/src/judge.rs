@@ -25,7 +25,7 @@ impl Judge {
     ///
     /// openraft orders leaders by term and node, so one term may see two; but a lease only one has.
     pub fn look(&mut self, stage: &Stage) {
-        let mut deciding: BTreeMap<String, u64> = BTreeMap::new();
+        let mut deciding: BTreeMap<String, (u64, qiang_raft::GroupStatus)> = BTreeMap::new();
         for (id, process) in stage.processes() {
             for group in process.node.group_statuses() {
                 if let Some(why) = &group.stopped {
@@ -35,13 +35,14 @@ impl Judge {
                     ));
                 }
                 if group.leads && group.deciding && group.has_quorum {
-                    let other = *deciding.entry(group.group.clone()).or_insert(id);
-                    if other != id {
+                    let known = deciding.get(&group.group);
+                    if let Some((other, theirs)) = known {
                         stage.trace.violate(format_args!(
-                            "nodes {other} and {id} decide for group {} at the same time, both with a lease",
+                            "nodes {other} and {id} decide for group {} at the same time, both with a lease: {theirs:?} and {group:?}",
                             group.group
                         ));
                     }
+                    deciding.insert(group.group.clone(), (id, group.clone()));
                 }
                 if let Some((index, digest)) = group.digest {
                     let known = self

@@ -184,7 +184,11 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
 fn offers() -> Vec<Offer> {
     let offer = |number: u64| Offer {
         id: PromotionId::new(&format!("P{number}")).expect("an id"),
-        quantity: if number.is_multiple_of(2) { 15 } else { 400 },
+        quantity: if number.is_multiple_of(2) {
+            40
+        } else {
+            100_000
+        },
         expires: number == 3 || number == 4,
     };
     (0..7).map(offer).collect()
