@@ -38,7 +38,11 @@ impl Home {
                 "{} holds a demo of {begun} nodes: start it with --nodes {begun}, or name another directory",
                 home.path.display()
             ))),
-            _ => Ok(home),
+            _ => {
+                // Before the first node starts: a demo that is stopped while it forms goes on forming the next time.
+                std::fs::write(home.path.join(BEGUN), format!("{nodes}\n")).map_err(cannot)?;
+                Ok(home)
+            }
         }
     }
 
@@ -61,21 +65,16 @@ impl Home {
         self.path.join(format!("node-{node}.log"))
     }
 
-    /// Notes that the demo came up with so many nodes.
-    pub(super) fn mark_begun(&self, nodes: u16) -> Result<(), Failure> {
-        std::fs::write(self.path.join(BEGUN), format!("{nodes}\n")).map_err(|error| {
-            Failure::Server(format!(
-                "cannot write to the demo's data directory: {error}"
-            ))
-        })
-    }
-
+    /// How many nodes there is data of, if any.
     fn begun_with(&self) -> Result<Option<u16>, Failure> {
+        if !self.data_dir(1).exists() {
+            return Ok(None);
+        }
         let file = self.path.join(BEGUN);
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
             // Before clusters came there were demos of one node, without the note.
-            Err(_) if self.data_dir(1).exists() && !self.data_dir(2).exists() => "1".to_owned(),
+            Err(_) if !self.data_dir(2).exists() => "1".to_owned(),
             Err(_) => return Ok(None),
         };
         let nodes = text.trim().parse().map_err(|_| {
@@ -96,7 +95,10 @@ mod tests {
     fn data_of_so_many_nodes_is_started_with_as_many_only() {
         let folder = tempfile::tempdir().unwrap();
         let open = |nodes| Home::open(Some(folder.path()), nodes);
-        open(4).unwrap().mark_begun(4).unwrap();
+        // Nothing was begun yet: the number may still change.
+        assert!(open(2).is_ok());
+        assert!(open(4).is_ok());
+        std::fs::create_dir(folder.path().join("node-1")).unwrap();
         assert!(open(4).is_ok());
         let refused = open(2).err().expect("a refusal");
         assert_eq!(refused.exit_code(), 2);

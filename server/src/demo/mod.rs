@@ -112,7 +112,6 @@ async fn show_and_watch(
     begin(args, nodes, home).await?;
     let serving = form(nodes).await?;
     create_samples(&nodes[serving].client).await?;
-    home.mark_begun(args.nodes)?;
     if out.is_json() {
         let ready = Ready {
             nodes: nodes.iter().map(Process::told).collect(),
