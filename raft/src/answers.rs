@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use openraft::Snapshot;
-use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use qiang_engine::codec;
 use qiang_storage::GroupId;
 use serde::Serialize;
@@ -108,17 +108,18 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-async fn append(
-    node: &Node,
-    payload: &[u8],
-) -> Result<openraft::raft::AppendEntriesResponse<TypeConfig>, String> {
+async fn append(node: &Node, payload: &[u8]) -> Result<AppendEntriesResponse<TypeConfig>, String> {
     let Scoped { group, what } = decode::<Scoped<Append>>(payload)?;
     let request = what.into_request().map_err(text)?;
     let raft = match node.groups().raft(GroupId(group)) {
         Some(raft) => raft,
         None => node.groups().called(GroupId(group)).await.map_err(text)?,
     };
-    raft.append(request).await.map_err(text)
+    let appended = raft.append(request).await.map_err(text)?;
+    if !matches!(appended, AppendEntriesResponse::HigherVote(_)) {
+        node.groups().note_heard(GroupId(group));
+    }
+    Ok(appended)
 }
 
 async fn vote(

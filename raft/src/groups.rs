@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ClientWriteError, Fatal, RaftError};
@@ -19,6 +20,7 @@ use openraft::{ChangeMembers, Config, Raft, RaftMetrics};
 use qiang_engine::routing::SHARDS;
 use qiang_storage::{GroupId, GroupLog, Store};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::group::ShardGroup;
 use crate::log_store::LogStore;
@@ -157,6 +159,8 @@ pub struct Groups {
     pub shards: Vec<Arc<ShardGroup>>,
     pub meta_state: watch::Sender<MetaState>,
     config: Arc<Config>,
+    /// When a leader's word last came, by group.
+    heard: Vec<Mutex<Option<Instant>>>,
     meta: RwLock<Option<MetaRaft>>,
     /// Held while a group is started or stopped; false once no group may start any more.
     open: tokio::sync::Mutex<bool>,
@@ -179,6 +183,7 @@ impl Groups {
             shards,
             meta_state: watch::Sender::new(MetaState::default()),
             config,
+            heard: Groups::all().map(|_| Mutex::default()).collect(),
             meta: RwLock::default(),
             open: tokio::sync::Mutex::new(true),
         }
@@ -187,6 +192,20 @@ impl Groups {
     /// All groups that can be: the shards in order, then meta.
     pub fn all() -> impl Iterator<Item = GroupId> {
         (0..=META_GROUP.0).map(GroupId)
+    }
+
+    /// Notes that a group's leader has spoken.
+    pub fn note_heard(&self, group: GroupId) {
+        if let Some(heard) = self.heard.get(usize::from(group.0)) {
+            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
+    /// How long ago a group's leader last spoke to this node.
+    pub fn heard(&self, group: GroupId) -> Option<Duration> {
+        let heard = self.heard.get(usize::from(group.0))?;
+        let heard = *heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|at| at.elapsed())
     }
 
     /// A group's Raft instance, if it runs here.

@@ -522,6 +522,12 @@ impl Node {
         }
         "meta".clone_into(&mut meta.group);
         statuses.push(meta);
+        let patience = Duration::from_millis(2 * self.inner.options.timing.election_ms_max());
+        for (status, group) in statuses.iter_mut().zip(Groups::all()) {
+            // A follower does not forget a leader that is gone.
+            let follows = groups.heard(group).is_some_and(|heard| heard < patience);
+            status.has_quorum &= status.leads || follows;
+        }
         statuses
     }
 

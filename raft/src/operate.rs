@@ -404,11 +404,16 @@ impl Node {
                 .local_committed
                 .map_or(0, |committed| committed.index)
         });
+        let heard = self
+            .groups()
+            .heard(GroupId(shard.0))
+            .filter(|_| !raft.is_leader());
+        let heard = heard.map(|heard| u64::try_from(heard.as_millis()).unwrap_or(u64::MAX));
         Some(Stale {
             promotion: self.board().get(promotion_id),
             applied_index,
             lag_entries: committed.saturating_sub(applied_index),
-            leader_heard_ms: None,
+            leader_heard_ms: heard,
         })
     }
 }

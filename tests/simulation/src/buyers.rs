@@ -67,10 +67,23 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
             _ => {
                 let order = format!("o-{number}-{turn}");
                 stage.write(&order, |told| choose_items(&stage.offers, told));
+                // An impatient one asks twice at once.
+                let twice = Random.random_range(0..5) == 0;
+                let second = twice.then(|| {
+                    let (stage, order) = (stage.clone(), order.clone());
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(Random.random_range(0..30))).await;
+                        grab(&stage, &order).await
+                    })
+                });
                 for _ in 0..=Random.random_range(0..=REPEATS_MAX) {
                     if grab(&stage, &order).await {
                         break;
                     }
+                }
+                if let Some(second) = second {
+                    // A panic in it would be this run's, too.
+                    let _ = second.await.expect("a grab does not panic");
                 }
                 mine.push(order);
             }
@@ -147,8 +160,9 @@ pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
                     told.items
                 ));
             }
-            if let Some(before) = &told.granted
-                && (before.pay_by != granted.pay_by || !granted.replayed)
+            let now = stage.told(order);
+            if let Some(before) = &now.granted
+                && (before.pay_by != granted.pay_by || told.granted.is_some() && !granted.replayed)
             {
                 stage.trace.violate(format_args!(
                     "order {order} was granted twice: {before:?}, then {granted:?}"

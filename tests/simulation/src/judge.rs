@@ -96,7 +96,14 @@ async fn fold_all(stage: &Arc<Stage>) -> Result<Vec<Shard>, String> {
     let all = stage.processes();
     for number in 0..SHARDS {
         let mut shard = Shard::new(7);
-        let votes = |id: u64, node: &qiang_raft::Node| node.cluster().voters(number).contains(&id);
+        // A node that was removed may not have heard of it.
+        let removed = |id: u64| {
+            all.iter()
+                .any(|(_, process)| process.node.cluster().removed.contains(&id))
+        };
+        let votes = |id: u64, node: &qiang_raft::Node| {
+            node.cluster().voters(number).contains(&id) && !removed(id)
+        };
         let processes: Vec<_> = all
             .iter()
             .filter(|(id, process)| votes(*id, &process.node))

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use qiang_raft::world::{Clock, Life, Random};
@@ -43,6 +44,8 @@ pub struct Machine {
     pub clock: Clock,
     dir: PathBuf,
     disk: SimulatedDisk,
+    /// How much longer each sync takes than usual, in microseconds.
+    stall_us: Arc<AtomicU64>,
     process: Option<Process>,
 }
 
@@ -62,6 +65,7 @@ impl Machine {
             clock: Clock::simulated(BEGAN_AT),
             dir: home.join(id.to_string()),
             disk: SimulatedDisk::new(),
+            stall_us: Arc::default(),
             process: None,
         }
     }
@@ -81,7 +85,7 @@ impl Machine {
         let store = Store::open_simulated(&self.dir, &self.disk, &identity, &options)
             .map_err(|error| format!("machine {}: {error}", self.id))?;
         let life = Life::default();
-        life.spawn(run_disk(store.clone()));
+        life.spawn(run_disk(store.clone(), self.stall_us.clone()));
         let options = NodeOptions {
             node_id: self.id,
             info: NodeInfo {
@@ -130,9 +134,16 @@ impl Machine {
         Ok(())
     }
 
+    /// From now on each sync takes so much longer.
+    pub fn stall_disk(&self, by: Duration) {
+        let by_us = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+        self.stall_us.store(by_us, Ordering::Relaxed);
+    }
+
     /// `kill -9`, or a power failure: of what was written and not synced, a prefix is left.
     pub fn crash(&mut self, net: &Net) {
         net.hang_up(self.id);
+        self.stall_disk(Duration::ZERO);
         if let Some(process) = self.process.take() {
             process.life.kill();
         }
@@ -142,7 +153,7 @@ impl Machine {
 }
 
 /// Writes and syncs what waits, with the delays of a disk.
-async fn run_disk(store: Store) {
+async fn run_disk(store: Store, stall_us: Arc<AtomicU64>) {
     let work = Arc::new(Notify::new());
     let told = work.clone();
     store.on_simulated_work(Box::new(move || told.notify_one()));
@@ -150,7 +161,8 @@ async fn run_disk(store: Store) {
         work.notified().await;
         while let Some(written) = store.simulated_write() {
             if written.awaits_sync() {
-                sleep(sync_time()).await;
+                let stall = Duration::from_micros(stall_us.load(Ordering::Relaxed));
+                sleep(sync_time() + stall).await;
             }
             store.simulated_sync(&written);
         }

@@ -160,7 +160,13 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     let mut judge = Judge::default();
     let end = Instant::now() + shape.faults_last;
     while Instant::now() < end && stage.trace.violation().is_none() {
-        sleep(Duration::from_millis(Random.random_range(20..400))).await;
+        // Now and then one fault follows another at once.
+        let pause_ms = if Random.random_range(0..4) == 0 {
+            40
+        } else {
+            400
+        };
+        sleep(Duration::from_millis(Random.random_range(10..pause_ms))).await;
         faults.next(stage).await;
         judge.look(stage);
     }
@@ -260,8 +266,13 @@ async fn settle(stage: &Arc<Stage>, judge: &mut Judge) -> Result<(), String> {
 
 fn unsettled(stage: &Stage) -> Option<String> {
     let mut seen: BTreeMap<String, (u64, u64, Option<u64>)> = BTreeMap::new();
-    for (id, process) in stage.processes() {
-        let cluster = process.node.cluster();
+    let processes = stage.processes();
+    let removed = |id: &u64| {
+        let mut others = processes.iter();
+        others.any(|(_, process)| process.node.cluster().removed.contains(id))
+    };
+    for (id, process) in processes.iter().filter(|(id, _)| !removed(id)) {
+        let (id, cluster) = (*id, process.node.cluster());
         for (number, group) in process.node.group_statuses().into_iter().enumerate() {
             let wanted = cluster.voters(u16::try_from(number).ok()?);
             if !wanted.contains(&id) {
@@ -317,6 +328,8 @@ struct Faults<'a> {
     down: BTreeMap<u64, Instant>,
     /// Processes that stand still, and until when.
     paused: BTreeMap<u64, Instant>,
+    /// Machines whose disk hangs, and when they lose their power.
+    stalled: BTreeMap<u64, Instant>,
     healed_at: Instant,
     /// The number of the next machine that joins.
     next_machine: u64,
@@ -330,6 +343,7 @@ impl<'a> Faults<'a> {
             home,
             down: BTreeMap::new(),
             paused: BTreeMap::new(),
+            stalled: BTreeMap::new(),
             healed_at: Instant::now(),
             next_machine: 5,
             guest: None,
@@ -389,6 +403,7 @@ impl<'a> Faults<'a> {
                 change(stage, ClusterChange::Drain { node_id: id, drain });
             }
             88..=91 => self.join_or_leave(stage).await,
+            92..=96 => self.stall(stage, id),
             _ => {}
         }
     }
@@ -400,12 +415,21 @@ impl<'a> Faults<'a> {
     }
 
     fn crash(&mut self, stage: &Arc<Stage>, id: u64) {
+        let quickly = Random.random_range(0..4) == 0;
+        self.crash_for(
+            stage,
+            id,
+            Random.random_range(10..if quickly { 200 } else { 4_000 }),
+        );
+    }
+
+    fn crash_for(&mut self, stage: &Arc<Stage>, id: u64, ms: u64) {
         if self.down.contains_key(&id) {
             return;
         }
-        let ms = Random.random_range(50..4_000);
         stage.trace.note(format_args!("{id} crashes for {ms} ms"));
         self.paused.remove(&id);
+        self.stalled.remove(&id);
         stage.crash(id);
         self.down
             .insert(id, Instant::now() + Duration::from_millis(ms));
@@ -422,6 +446,21 @@ impl<'a> Faults<'a> {
         process.life.pause();
         self.paused
             .insert(id, Instant::now() + Duration::from_millis(ms));
+    }
+
+    /// A disk hangs, and soon the power fails: what its node sent to others was not synced there.
+    fn stall(&mut self, stage: &Arc<Stage>, id: u64) {
+        if self.down.contains_key(&id) {
+            return;
+        }
+        stage.trace.note(format_args!("the disk of {id} hangs"));
+        if let Some(machine) = lock(&stage.machines).get(&id) {
+            machine.stall_disk(Duration::from_secs(2));
+        }
+        self.stalled.insert(
+            id,
+            Instant::now() + Duration::from_millis(Random.random_range(20..300)),
+        );
     }
 
     fn isolate(&mut self, stage: &Arc<Stage>, id: u64) {
@@ -473,27 +512,16 @@ impl<'a> Faults<'a> {
 
     async fn end_what_is_over(&mut self, stage: &Arc<Stage>) {
         let now = Instant::now();
-        let over: Vec<u64> = self
-            .paused
-            .iter()
-            .filter(|(_, until)| **until <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in over {
-            self.paused.remove(&id);
+        for id in take_over(&mut self.paused, now) {
             if let Some(process) = stage.process(id) {
                 stage.trace.note(format_args!("{id} goes on"));
                 process.life.go_on();
             }
         }
-        let over: Vec<u64> = self
-            .down
-            .iter()
-            .filter(|(_, until)| **until <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in over {
-            self.down.remove(&id);
+        for id in take_over(&mut self.stalled, now) {
+            self.crash_for(stage, id, Random.random_range(10..100));
+        }
+        for id in take_over(&mut self.down, now) {
             stage.trace.note(format_args!("{id} starts"));
             stage.start(id, false).await;
         }
@@ -524,13 +552,22 @@ impl<'a> Faults<'a> {
         let now = Instant::now();
         self.healed_at = now;
         self.paused.values_mut().for_each(|until| *until = now);
+        self.stalled.values_mut().for_each(|until| *until = now);
         self.down.values_mut().for_each(|until| *until = now);
         stage.net.set_quality(Quality::GOOD);
+        self.end_what_is_over(stage).await;
+        self.down.values_mut().for_each(|until| *until = now);
         self.end_what_is_over(stage).await;
         for machine in lock(&stage.machines).values() {
             machine.clock.set_ahead_ms(0);
         }
     }
+}
+
+/// Takes out what is over.
+fn take_over(until: &mut BTreeMap<u64, Instant>, now: Instant) -> Vec<u64> {
+    let over = until.extract_if(.., |_, until| *until <= now);
+    over.map(|(id, _)| id).collect()
 }
 
 /// An operator asks some node for a change and does not wait for the answer.
