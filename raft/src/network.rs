@@ -13,8 +13,8 @@ use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
+use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -34,6 +34,13 @@ use crate::world::blocking;
 
 /// Appends on their way to one follower of one group. openraft's receiving side holds as many.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
+
+/// How long an append may take: more than a slow sync, and as long as a silent connection is kept.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause before a follower that could not be reached is asked again. A link that is down answers at once,
+/// so this is all there is between two tries.
+const BACKOFF: Duration = Duration::from_millis(50);
 
 /// Bytes of a snapshot sent at once; the next are sent when they have arrived.
 const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
@@ -183,7 +190,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let patience = option.soft_ttl();
+        // A heartbeat is late after an interval; entries are not, as long as they come.
+        let patience = match self.lane {
+            Lane::Log => APPEND_TIMEOUT,
+            _ => option.soft_ttl(),
+        };
         let state = Some((&*self, input.fuse(), FuturesOrdered::new()));
         let answers = stream::unfold(state, move |state| async move {
             let (connection, mut input, mut under_way) = state?;
@@ -241,6 +252,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         self.lane = Lane::Control;
         self.ask(Kind::TransferLeader, &request, option.soft_ttl())
             .await
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
     }
 
     async fn full_snapshot(

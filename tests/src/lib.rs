@@ -17,10 +17,14 @@
 //! ```
 
 mod audit;
+mod buyers;
 mod cli;
 mod clock;
+mod cluster;
 mod flow;
+mod history;
 mod http;
+mod linearizable;
 mod load;
 mod murmur;
 mod node;
@@ -31,10 +35,14 @@ mod wait;
 mod walk;
 
 pub use audit::{Audit, audit};
+pub use buyers::{Buyers, Gap, Sale};
 pub use cli::{Run, run, run_within};
 pub use clock::{instant_at, millis_since_epoch, parse_rfc3339_ms, rfc3339};
+pub use cluster::Cluster;
 pub use flow::{Flow, Kind};
+pub use history::{Call, Event, GrabOutcome, Recorder, ReturnOutcome};
 pub use http::{Answer, Client};
+pub use linearizable::{STEPS_MAX, Verdict, check, check_promotion};
 pub use load::{Acknowledged, Load};
 pub use murmur::{SHARDS, id_on_another_shard, id_on_shard, shard_of};
 pub use node::{Builder, Node, binary, free_port};

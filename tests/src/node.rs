@@ -66,14 +66,45 @@ pub fn free_port() -> u16 {
 }
 
 /// How a node is started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Builder {
+    id: u64,
+    dc: String,
+    join: Option<String>,
     data_dir: Option<PathBuf>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
 }
 
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            id: 1,
+            dc: "a".to_owned(),
+            join: None,
+            data_dir: None,
+            flags: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+}
+
 impl Builder {
+    /// The node's number and data centre; 1 and `a` unless said otherwise.
+    #[must_use]
+    pub fn number(mut self, id: u64, dc: &str) -> Self {
+        self.id = id;
+        dc.clone_into(&mut self.dc);
+        self
+    }
+
+    /// Joins the cluster of the node at this peer address instead of beginning one.
+    #[must_use]
+    pub fn join(mut self, peer_address: &str) -> Self {
+        self.join = Some(peer_address.to_owned());
+        self
+    }
+
     /// Keeps the data in `path` instead of a temporary directory.
     #[must_use]
     pub fn data_dir(mut self, path: &Path) -> Self {
@@ -111,6 +142,9 @@ impl Builder {
         let data_dir = self.data_dir.unwrap_or_else(|| home.path().join("data"));
         let (http, peer) = (free_port(), free_port());
         Node {
+            id: self.id,
+            dc: self.dc,
+            join: self.join,
             client: Client::new(&format!("127.0.0.1:{http}")),
             http,
             peer,
@@ -126,6 +160,9 @@ impl Builder {
 /// A node of the released binary. It is a [`Client`] of itself.
 #[derive(Debug)]
 pub struct Node {
+    id: u64,
+    dc: String,
+    join: Option<String>,
     client: Client,
     http: u16,
     peer: u16,
@@ -164,6 +201,26 @@ impl Node {
     /// The public address, `127.0.0.1:port`.
     pub fn http_address(&self) -> String {
         format!("127.0.0.1:{}", self.http)
+    }
+
+    /// The address for other nodes, `127.0.0.1:port`.
+    pub fn peer_address(&self) -> String {
+        format!("127.0.0.1:{}", self.peer)
+    }
+
+    /// Its number in the cluster.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its data centre.
+    pub fn dc(&self) -> &str {
+        &self.dc
+    }
+
+    /// Whether its process was started and not stopped since.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// The process id; a panic where the node is down.
@@ -264,20 +321,23 @@ impl Node {
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["--listen", &self.http_address()])
-            .args(["--peer-listen", &format!("127.0.0.1:{}", self.peer)])
-            .args(["--node-id", "1", "--dc", "a"])
+            .args(["--peer-listen", &self.peer_address()])
+            .args(["--node-id", &self.id.to_string(), "--dc", &self.dc])
             .args(&self.flags)
             .current_dir(self.home.path())
             .env("NO_COLOR", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
-        if bootstrap {
-            command.arg("--bootstrap");
+        match &self.join {
+            Some(address) => drop(command.args(["--join", address])),
+            None if bootstrap => drop(command.arg("--bootstrap")),
+            None => {}
         }
         command
     }
 
+    /// Waits until the node says that it is ready.
     #[track_caller]
-    fn wait_ready(&mut self) {
+    pub fn wait_ready(&mut self) {
         let deadline = Instant::now() + START_WITHIN;
         let mut state = String::from("not asked yet");
         loop {

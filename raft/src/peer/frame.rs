@@ -56,8 +56,14 @@ impl FrameWriter {
         self.bytes.len() >= FRAME_BYTES_FULL
     }
 
-    /// The finished frame; the writer is empty again.
+    /// Whether it holds no message.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The finished frame of one message or more; the writer is empty again.
     pub fn finish(&mut self) -> BytesMut {
+        assert!(!self.is_empty(), "a frame holds at least one message");
         let mut frame = self.bytes.split();
         let body = frame.len() - HEAD_BYTES;
         let length = u32::try_from(body).expect("payloads are bounded by their senders");

@@ -162,22 +162,22 @@ impl Peers {
 
     fn link(&self, node: u64, lane: Lane) -> mpsc::Sender<Question> {
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links
-            .entry((node, lane))
-            .or_insert_with(|| {
-                let (sender, questions) = mpsc::channel(QUEUE_MAX);
-                let link = Link {
-                    peers: Arc::downgrade(&self.0),
-                    node,
-                    lane,
-                    questions,
-                    pause: PAUSE_MIN,
-                    told: None,
-                };
-                spawn(link.run());
-                sender
-            })
-            .clone()
+        let known = links.get(&(node, lane)).filter(|link| !link.is_closed());
+        if let Some(link) = known {
+            return link.clone();
+        }
+        let (sender, questions) = mpsc::channel(QUEUE_MAX);
+        let link = Link {
+            peers: Arc::downgrade(&self.0),
+            node,
+            lane,
+            questions,
+            pause: PAUSE_MIN,
+            told: None,
+        };
+        spawn(link.run());
+        links.insert((node, lane), sender.clone());
+        sender
     }
 
     /// Asks whoever listens at `address`, over a connection of its own: for nodes not yet known by number.
@@ -327,6 +327,10 @@ impl Link {
                     } else {
                         self.questions.try_recv().ok()
                     };
+                }
+                // The connection ended before the first of them was noted.
+                if frame.is_empty() {
+                    break;
                 }
                 if writer.write_all(&frame.finish()).await.is_err() || writer.flush().await.is_err()
                 {

@@ -136,7 +136,7 @@ section! {
     /// The log for people, on standard error; not to be confused with the flows.
     LogSection {
         /// Least level told: error, warn, info, debug; and of single modules. Raft tells every vote at info.
-        level: String = "info,openraft=warn".to_owned(),
+        level: String = "info,openraft=error".to_owned(),
         /// "text", or "json" with one object a line.
         format: LogFormat = LogFormat::Text,
     }
