@@ -28,6 +28,15 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 /// How long carts may take to be decided everywhere once all is healed.
 const CARTS_WITHIN: Duration = Duration::from_secs(8);
 
+/// Faults come in bursts of so many at most, so that one meets what another has left.
+const BURST_FAULTS_MAX: u32 = 5;
+
+/// How long, in milliseconds, nothing goes wrong between two bursts at most: a few elections' time.
+const CALM_MS_MAX: u128 = 1_500;
+
+/// How often the judge looks while nothing goes wrong.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// How long an order that expires is held.
 const EXPIRES_MS: u64 = 3_000;
 
@@ -160,15 +169,18 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     let mut judge = Judge::default();
     let end = Instant::now() + shape.faults_last;
     while Instant::now() < end && stage.trace.violation().is_none() {
-        // Now and then one fault follows another at once.
-        let pause_ms = if Random.random_range(0..4) == 0 {
-            40
-        } else {
-            400
-        };
-        sleep(Duration::from_millis(Random.random_range(10..pause_ms))).await;
-        faults.next(stage).await;
-        judge.look(stage);
+        for _ in 0..Random.random_range(1..=BURST_FAULTS_MAX) {
+            // Now and then one fault follows another at once.
+            let pause_ms = if Random.random_range(0..4) == 0 {
+                40
+            } else {
+                400
+            };
+            sleep(Duration::from_millis(Random.random_range(10..pause_ms))).await;
+            faults.next(stage).await;
+            judge.look(stage);
+        }
+        calm(stage, &mut faults, &mut judge).await;
     }
     stage.quiet.store(true, Ordering::Relaxed);
     faults.heal(stage).await;
@@ -184,6 +196,23 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     judge_all(stage).await;
     stage.trace.note("the end");
     Ok(())
+}
+
+/// Waits until what went wrong is over, and then a while. A fault bites only where something works: in a
+/// storm without an end no shard has a quorum, and nothing is granted that could be lost.
+async fn calm(stage: &Arc<Stage>, faults: &mut Faults<'_>, judge: &mut Judge) {
+    let mut left_ms = Random.random_range(0..CALM_MS_MAX);
+    while stage.trace.violation().is_none() {
+        sleep(LOOK_EVERY).await;
+        faults.end_what_is_over(stage).await;
+        judge.look(stage);
+        if faults.are_over() {
+            let Some(less) = left_ms.checked_sub(LOOK_EVERY.as_millis()) else {
+                return;
+            };
+            left_ms = less;
+        }
+    }
 }
 
 /// Promotions on several shards; every second sells out.
@@ -367,7 +396,7 @@ impl<'a> Faults<'a> {
                     .trace
                     .note(format_args!("nothing arrives at {other} from {id}"));
                 stage.net.cut(id, other);
-                self.heals_in(3_000);
+                self.heals_in(mostly_short_ms(100));
             }
             51..=56 => self.part(stage),
             57..=63 => {
@@ -408,19 +437,22 @@ impl<'a> Faults<'a> {
         }
     }
 
+    /// Whether nothing is wrong any more but the network's quality and the clocks.
+    fn are_over(&self) -> bool {
+        self.down.is_empty()
+            && self.paused.is_empty()
+            && self.stalled.is_empty()
+            && self.healed_at <= Instant::now()
+    }
+
     fn heals_in(&mut self, ms: u64) {
         self.healed_at = self
             .healed_at
-            .max(Instant::now() + Duration::from_millis(Random.random_range(100..ms)));
+            .max(Instant::now() + Duration::from_millis(ms));
     }
 
     fn crash(&mut self, stage: &Arc<Stage>, id: u64) {
-        let quickly = Random.random_range(0..4) == 0;
-        self.crash_for(
-            stage,
-            id,
-            Random.random_range(10..if quickly { 200 } else { 4_000 }),
-        );
+        self.crash_for(stage, id, mostly_short_ms(10));
     }
 
     fn crash_for(&mut self, stage: &Arc<Stage>, id: u64, ms: u64) {
@@ -439,7 +471,7 @@ impl<'a> Faults<'a> {
         let Some(process) = stage.process(id) else {
             return;
         };
-        let ms = Random.random_range(50..2_500);
+        let ms = mostly_short_ms(50);
         stage
             .trace
             .note(format_args!("{id} stands still for {ms} ms"));
@@ -469,7 +501,7 @@ impl<'a> Faults<'a> {
             stage.net.cut(id, other);
             stage.net.cut(other, id);
         }
-        self.heals_in(4_000);
+        self.heals_in(mostly_short_ms(100));
     }
 
     /// The two data centres do not reach each other.
@@ -481,7 +513,7 @@ impl<'a> Faults<'a> {
                 stage.net.cut(b, a);
             }
         }
-        self.heals_in(3_000);
+        self.heals_in(mostly_short_ms(100));
     }
 
     async fn join_or_leave(&mut self, stage: &Arc<Stage>) {
@@ -562,6 +594,13 @@ impl<'a> Faults<'a> {
             machine.clock.set_ahead_ms(0);
         }
     }
+}
+
+/// How long something is wrong, in milliseconds: from `shortest` to four seconds, and as often shorter than
+/// a lease or an election as longer, since it is around these that most can happen.
+fn mostly_short_ms(shortest: u64) -> u64 {
+    let longest = [150, 300, 600, 4_000][Random.random_range(0..4)];
+    Random.random_range(shortest..longest)
 }
 
 /// Takes out what is over.
