@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -74,20 +74,20 @@ impl Handler for Answers {
         let (node, transfers) = (self.node.clone(), self.transfers.clone());
         Box::pin(async move {
             let answer = match kind {
-                Kind::Append => reply(append(&node, &payload).await),
-                Kind::Vote => reply(vote(&node, &payload, false).await),
-                Kind::PreVote => reply(vote(&node, &payload, true).await),
-                Kind::TransferLeader => reply(transfer_leader(&node, &payload).await),
+                Kind::Append => reply(&append(&node, &payload).await),
+                Kind::Vote => reply(&vote(&node, &payload, false).await),
+                Kind::PreVote => reply(&vote(&node, &payload, true).await),
+                Kind::TransferLeader => reply(&transfer_leader(&node, &payload).await),
                 Kind::SnapshotChunk => {
-                    reply(receive_chunk(&node, transfers, from.from, &payload).await)
+                    reply(&receive_chunk(&node, transfers, from.from, &payload).await)
                 }
                 Kind::SnapshotInstall => {
-                    reply(install(&node, &transfers, from.from, &payload).await)
+                    reply(&install(&node, &transfers, from.from, &payload).await)
                 }
-                Kind::Forward => reply(forwarded(&node, &payload).await),
-                Kind::Meta => reply(meta(&node, &payload).await),
-                Kind::Report => reply::<_>(Ok(node.report())),
-                Kind::Introduce => reply::<Introduction>(Ok(node.introduction())),
+                Kind::Forward => reply(&forwarded(&node, &payload).await),
+                Kind::Meta => reply(&meta(&node, &payload).await),
+                Kind::Report => reply(&Ok(node.report())),
+                Kind::Introduce => reply::<Introduction>(&Ok(node.introduction())),
                 Kind::Shard => return shard(&node, &payload).await,
                 Kind::Recover => return recover(&node, &payload).await,
             };
@@ -96,8 +96,8 @@ impl Handler for Answers {
     }
 }
 
-fn reply<T: Serialize>(answer: Result<T, String>) -> Bytes {
-    encode_answer(&answer)
+fn reply<T: Serialize>(answer: &Result<T, String>) -> Bytes {
+    encode_answer(answer)
 }
 
 fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
@@ -160,19 +160,19 @@ async fn receive_chunk(
 ) -> Result<(), String> {
     let Scoped { group, what } = decode::<Scoped<SnapshotChunk>>(payload)?;
     let dir = node.groups().store.dir().join("incoming");
-    let take = move || take_chunk(dir, &transfers, (from, group), &what);
+    let take = move || take_chunk(&dir, &transfers, (from, group), &what);
     blocking(take).await.and_then(|taken| taken).map_err(text)
 }
 
 fn take_chunk(
-    dir: PathBuf,
+    dir: &Path,
     transfers: &Transfers,
     key: (u64, u16),
     chunk: &SnapshotChunk,
 ) -> io::Result<()> {
     let lock = || transfers.lock().unwrap_or_else(PoisonError::into_inner);
     if chunk.offset == 0 {
-        std::fs::create_dir_all(&dir)?;
+        std::fs::create_dir_all(dir)?;
         let path = dir.join(format!("{}-{}.part", key.0, key.1));
         let written = Mutex::new((File::create(&path)?, 0));
         lock().insert(
@@ -253,24 +253,24 @@ async fn meta(node: &Node, payload: &[u8]) -> Result<crate::rpc::MetaAnswer, Str
 async fn shard(node: &Node, payload: &[u8]) -> Option<Bytes> {
     let request: ShardRequest = match decode(payload) {
         Ok(request) => request,
-        Err(error) => return Some(reply::<()>(Err(error))),
+        Err(error) => return Some(reply::<()>(&Err(error))),
     };
     Some(match request {
-        ShardRequest::Transfer { group, to } => reply(node.hand_over(GroupId(group), to).await),
-        ShardRequest::Members { group } => reply(node.members(GroupId(group))),
-        ShardRequest::Flows { query } => reply(Ok(node.flows_here(query).await)),
-        ShardRequest::Stale { promotion_id } => reply(Ok(node.stale_here(&promotion_id))),
+        ShardRequest::Transfer { group, to } => reply(&node.hand_over(GroupId(group), to).await),
+        ShardRequest::Members { group } => reply(&node.members(GroupId(group))),
+        ShardRequest::Flows { query } => reply(&Ok(node.flows_here(query).await)),
+        ShardRequest::Stale { promotion_id } => reply(&Ok(node.stale_here(&promotion_id))),
     })
 }
 
 async fn recover(node: &Node, payload: &[u8]) -> Option<Bytes> {
     let request: RecoverRequest = match decode(payload) {
         Ok(request) => request,
-        Err(error) => return Some(reply::<()>(Err(error))),
+        Err(error) => return Some(reply::<()>(&Err(error))),
     };
     Some(match request {
-        RecoverRequest::State => reply(Ok(node.survivor_state())),
-        RecoverRequest::Fence { incarnation } => reply(node.fence(incarnation).await),
-        RecoverRequest::Resume { groups } => reply(node.resume(groups).await),
+        RecoverRequest::State => reply(&Ok(node.survivor_state())),
+        RecoverRequest::Fence { incarnation } => reply(&node.fence(incarnation).await),
+        RecoverRequest::Resume { groups } => reply(&node.resume(groups).await),
     })
 }

@@ -43,6 +43,10 @@ pub struct ShardGroup {
 
 /// One group as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a report of independent facts, not a state machine"
+)]
 pub struct GroupStatus {
     /// The shard's number, or `meta`.
     pub group: String,

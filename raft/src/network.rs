@@ -99,10 +99,10 @@ fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfi
     RPCError::Unreachable(Unreachable::new(&AnyError::error(error.to_string())))
 }
 
-fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
+fn rpc_error(error: &CallError) -> RPCError<TypeConfig> {
     match error {
-        CallError::NotSent(_) => unreachable(&error),
-        CallError::Broken | CallError::TimedOut => RPCError::Network(NetworkError::new(&error)),
+        CallError::NotSent(_) => unreachable(error),
+        CallError::Broken | CallError::TimedOut => RPCError::Network(NetworkError::new(error)),
     }
 }
 
@@ -111,7 +111,7 @@ fn answer<T: DeserializeOwned>(
     received: Result<Bytes, CallError>,
 ) -> Result<T, RPCError<TypeConfig>> {
     rpc::answer(received).map_err(|error| match error {
-        rpc::Error::Call(error) => rpc_error(error),
+        rpc::Error::Call(error) => rpc_error(&error),
         rpc::Error::Refused(_) | rpc::Error::Malformed(_) => unreachable(&error),
     })
 }
@@ -327,6 +327,6 @@ fn streaming(error: RPCError<TypeConfig>) -> StreamingError<TypeConfig> {
         RPCError::Timeout(error) => error.into(),
         RPCError::Unreachable(error) => error.into(),
         RPCError::Network(error) => error.into(),
-        error => StreamingError::from(NetworkError::new(&error)),
+        RPCError::RemoteError(error) => StreamingError::from(NetworkError::new(&error)),
     }
 }

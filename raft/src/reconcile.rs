@@ -310,7 +310,7 @@ impl Node {
                 match self.groups().give_up(group).await {
                     Ok(()) => tracing::info!(group = name(group), "the group has left this node"),
                     Err(error) => {
-                        tracing::warn!(group = name(group), %error, "a group that has left cannot be cleared")
+                        tracing::warn!(group = name(group), %error, "a group that has left cannot be cleared");
                     }
                 }
             }
@@ -368,7 +368,7 @@ impl Node {
                 match self.change_cluster(change).await {
                     Ok(_) => tracing::info!(node = leaving, "the node has left the cluster"),
                     Err(answer) => {
-                        tracing::debug!(?answer, node = leaving, "a node's leaving is noted later")
+                        tracing::debug!(?answer, node = leaving, "a node's leaving is noted later");
                     }
                 }
             }

@@ -264,7 +264,7 @@ async fn receive<T: serde::de::DeserializeOwned>(
 ) -> io::Result<Option<T>> {
     let mut said = None;
     let more = read_frame(&mut stream, HELLO_BYTES_MAX, |message| {
-        said = Some(message.payload)
+        said = Some(message.payload);
     })
     .await?;
     if !more {

@@ -39,7 +39,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// How long a connection without any traffic is kept.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_MAX: Duration = Duration::from_mins(1);
 
 /// Why a question got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -197,7 +197,7 @@ impl Peers {
             stream.flush().await?;
             let mut answer = None;
             read_frame(&mut stream, FRAME_BYTES_MAX, |message| {
-                answer = Some(message.payload)
+                answer = Some(message.payload);
             })
             .await?;
             let answer = answer.ok_or(std::io::ErrorKind::UnexpectedEof)?;
@@ -439,7 +439,7 @@ async fn read_answers(reader: tokio::io::ReadHalf<Box<dyn Stream>>, awaited: Arc
     let mut reader = BufReader::with_capacity(64 << 10, reader);
     loop {
         let read = read_frame(&mut reader, FRAME_BYTES_MAX, |message| {
-            awaited.answer(message)
+            awaited.answer(message);
         })
         .await;
         match read {

@@ -104,7 +104,7 @@ async fn read_questions(
     let (closing, mut closed) = mpsc::channel::<()>(1);
     loop {
         let read = read_frame(&mut reader, FRAME_BYTES_MAX, |message| {
-            questions.push(message)
+            questions.push(message);
         });
         let more = tokio::select! {
             biased;

@@ -49,11 +49,11 @@ impl TryRng for Random {
     type Error = Infallible;
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        Ok(self.draw(Rng::next_u32, Rng::next_u32))
+        Ok(draw(Rng::next_u32, Rng::next_u32))
     }
 
     fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        Ok(self.draw(Rng::next_u64, Rng::next_u64))
+        Ok(draw(Rng::next_u64, Rng::next_u64))
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
@@ -65,17 +65,14 @@ impl TryRng for Random {
     }
 }
 
-impl Random {
-    fn draw<T>(
-        self,
-        simulated: impl FnOnce(&mut SmallRng) -> T,
-        system: impl FnOnce(&mut rand::rngs::ThreadRng) -> T,
-    ) -> T {
-        SEEDED.with(|seeded| match seeded.borrow_mut().as_mut() {
-            Some(generator) => simulated(generator),
-            None => system(&mut rand::rng()),
-        })
-    }
+fn draw<T>(
+    simulated: impl FnOnce(&mut SmallRng) -> T,
+    system: impl FnOnce(&mut rand::rngs::ThreadRng) -> T,
+) -> T {
+    SEEDED.with(|seeded| match seeded.borrow_mut().as_mut() {
+        Some(generator) => simulated(generator),
+        None => system(&mut rand::rng()),
+    })
 }
 
 /// A random number.
