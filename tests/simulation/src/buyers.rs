@@ -1,5 +1,5 @@
 //! Buyers: they grab single orders and carts, repeat what they got no answer to, pay, cancel and look. Each
-//! notes what it was told; whatever they were told must be true in the end.
+//! notes what it was told; whatever they were told must stay true, and be true in the end.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qiang_engine::command::{Code, Grab, Granted};
-use qiang_engine::order::{Item, Items, ReturnReason};
+use qiang_engine::order::{Item, Items, OrderState, ReturnReason};
 use qiang_engine::promotion::Channel;
 use qiang_engine::{OrderId, Pin, PromotionId, Refusal};
 use qiang_raft::world::Random;
@@ -59,11 +59,18 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
         sleep(Duration::from_millis(Random.random_range(1..60))).await;
         let old = (!mine.is_empty()).then(|| mine[Random.random_range(0..mine.len())].clone());
         match (Random.random_range(0..10), old) {
-            (0, Some(order)) => cancel(&stage, &order).await,
-            (1, Some(order)) => confirm(&stage, &order).await,
+            (0, Some(order)) => {
+                cancel(&stage, &order).await;
+                look(&stage, &order).await;
+            }
+            (1, Some(order)) => {
+                confirm(&stage, &order).await;
+                look(&stage, &order).await;
+            }
             (2, Some(order)) => {
                 grab(&stage, &order).await;
             }
+            (3, Some(order)) => look(&stage, &order).await,
             _ => {
                 let order = format!("o-{number}-{turn}");
                 stage.write(&order, |told| choose_items(&stage.offers, told));
@@ -194,7 +201,9 @@ pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
         }
         Some(Err(Refusal::Unavailable | Refusal::Overloaded)) => false,
         Some(Err(Refusal::OutcomeUnknown)) | None => {
-            stage.write(order, |told| told.in_doubt = true);
+            stage.write(order, |told| {
+                told.in_doubt = true;
+            });
             false
         }
     }
@@ -203,7 +212,7 @@ pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
 async fn cancel(stage: &Arc<Stage>, order: &str) {
     let told = stage.told(order);
     stage.write(order, |told| {
-        told.cancel = told.cancel.max_with(Asked::InDoubt)
+        told.cancel = told.cancel.max_with(Asked::InDoubt);
     });
     let request = CancelOrder {
         order_id: order_id(order),
@@ -219,8 +228,10 @@ async fn cancel(stage: &Arc<Stage>, order: &str) {
     stage
         .trace
         .note(format_args!("cancel {order} -> {}", short(answer.as_ref())));
-    let outcome = outcome(answer);
-    stage.write(order, |told| told.cancel = told.cancel.max_with(outcome));
+    let outcome = outcome(answer.as_ref());
+    stage.write(order, |told| {
+        told.cancel = told.cancel.max_with(outcome);
+    });
 }
 
 async fn confirm(stage: &Arc<Stage>, order: &str) {
@@ -229,7 +240,7 @@ async fn confirm(stage: &Arc<Stage>, order: &str) {
         return;
     }
     stage.write(order, |told| {
-        told.confirm = told.confirm.max_with(Asked::InDoubt)
+        told.confirm = told.confirm.max_with(Asked::InDoubt);
     });
     let (id, first) = (
         order_id(order),
@@ -243,11 +254,46 @@ async fn confirm(stage: &Arc<Stage>, order: &str) {
         "confirm {order} -> {}",
         short(answer.as_ref())
     ));
-    let outcome = outcome(answer);
-    stage.write(order, |told| told.confirm = told.confirm.max_with(outcome));
+    let outcome = outcome(answer.as_ref());
+    stage.write(order, |told| {
+        told.confirm = told.confirm.max_with(outcome);
+    });
 }
 
-fn outcome<T>(answer: Option<Result<T, Refusal>>) -> Asked {
+/// Reads an order: what was done before somebody looked is seen, whichever node is asked.
+async fn look(stage: &Arc<Stage>, order: &str) {
+    let told = stage.told(order);
+    let (id, first) = (
+        order_id(order),
+        told.items.first().map(|(id, _)| id.clone()),
+    );
+    let answer = ask(stage, move |service| async move {
+        service.get_order(&id, first.as_ref()).await
+    })
+    .await;
+    stage
+        .trace
+        .note(format_args!("look {order} -> {}", short(answer.as_ref())));
+    let may_be_returned =
+        told.expires && told.confirm != Asked::Done || stage.told(order).cancel != Asked::Never;
+    let is_true = match &answer {
+        Some(Ok(seen)) => match seen.state {
+            OrderState::Tentative => told.granted.is_none(),
+            OrderState::Held => told.cancel != Asked::Done && told.confirm != Asked::Done,
+            OrderState::Confirmed { .. } => told.cancel != Asked::Done,
+            OrderState::Returned { .. } => told.granted.is_none() || may_be_returned,
+        },
+        Some(Err(Refusal::Rejected(_))) => told.granted.is_none(),
+        _ => true,
+    };
+    if !is_true {
+        stage.trace.violate(format_args!(
+            "order {order} was seen as it no longer was: {answer:?}; {told:?}"
+        ));
+    }
+}
+
+fn outcome<T>(answer: Option<&Result<T, Refusal>>) -> Asked {
     match answer {
         Some(Ok(_)) => Asked::Done,
         Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => {

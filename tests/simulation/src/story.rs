@@ -23,7 +23,7 @@ use crate::trace::Trace;
 const MACHINES: [(u64, &str); 4] = [(1, "a"), (2, "a"), (3, "b"), (4, "b")];
 
 /// How long a cluster may take to form, and to be itself again when all is healed.
-const SETTLE_WITHIN: Duration = Duration::from_secs(60);
+const SETTLE_WITHIN: Duration = Duration::from_mins(1);
 
 /// How long carts may take to be decided everywhere once all is healed.
 const CARTS_WITHIN: Duration = Duration::from_secs(8);
