@@ -35,6 +35,13 @@ pub const TIME_MS_MAX: u64 = 16_725_225_600_000;
 /// How long an undone try's nonce is remembered, so that its late twin is refused, in milliseconds.
 pub const UNDONE_TRY_MS: u64 = 60_000;
 
+/// Longest time units are set aside for a cart that is not sealed, in milliseconds by the shard's own clock: a
+/// coordinator whose clock is ahead must not hold them for as much longer.
+pub const TENTATIVE_MS_MAX: u64 = 5_000;
+
+// A twin that comes when its nonce is forgotten is past the deadline under which units are set aside.
+const _: () = assert!(TENTATIVE_MS_MAX < UNDONE_TRY_MS);
+
 /// Most orders one shard holds: texts are addressed by 26 bits per length class.
 pub const ORDERS_MAX: usize = 1 << 26;
 

@@ -9,6 +9,7 @@ use super::decide::{Decision, Known, grant_record, reject};
 use super::{Moment, Shard};
 use crate::command::{Answer, CartOutcome, Code, Rejection, TryGrab, TryRole};
 use crate::ids::{OrderId, TryId, UnixMs};
+use crate::limits::TENTATIVE_MS_MAX;
 use crate::order::{CartPart, CartRole, GrantedItem, OrderState, ReturnReason, Told};
 use crate::record::{Record, ReturnedFrom};
 
@@ -40,7 +41,9 @@ impl Shard {
         };
         let part = CartPart {
             try_id: attempt.try_id,
-            tentative_until: attempt.tentative_until,
+            tentative_until: attempt
+                .tentative_until
+                .min(moment.now.plus_ms(TENTATIVE_MS_MAX)),
             role,
         };
         match self.check_grab(&attempt.grab, Some(&part), moment)? {

@@ -12,6 +12,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use qiang_engine::command::{CartOutcome, Code, TryGrab, TryRole};
+use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::order::{GrantedItem, Items, Order, OrderState, ReturnReason};
 use qiang_engine::shard::{Due, Moment};
 use qiang_engine::{Answer, Command, OrderId, PromotionId, Rejection, TryId, UnixMs};
@@ -658,6 +659,32 @@ fn twins_that_outlast_the_nonce_do_not_revive_a_cart() {
     cluster.settle();
     cluster.check_agreement();
     assert!(cluster.promised.is_empty());
+}
+
+#[test]
+fn a_coordinator_whose_clock_is_ahead_holds_units_no_longer_for_it() {
+    let mut cluster = Cluster::new();
+    cluster.begin(1);
+    for message in &mut cluster.messages {
+        if let Command::TryGrab(attempt) = &mut message.command {
+            attempt.tentative_until = cluster.now.plus_ms(3_600_000);
+        }
+    }
+    for message in std::mem::take(&mut cluster.messages) {
+        cluster.deliver(message);
+    }
+    cluster.coordinators[0].dead = true;
+    cluster.messages.clear();
+    for (shard, _) in cart_of(1) {
+        let state = cluster.order(shard, &id_of(1)).map(|order| order.state);
+        assert_eq!(state, Some(OrderState::Tentative), "shard {shard}");
+    }
+    cluster.now = cluster.now.plus_ms(TENTATIVE_MS_MAX);
+    cluster.settle();
+    for (shard, _) in cart_of(1) {
+        assert_eq!(cluster.order(shard, &id_of(1)), None, "shard {shard}");
+    }
+    cluster.check_agreement();
 }
 
 /// Storms that decide nothing would prove nothing.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::promotion::Terms;
 use qiang_engine::{Command, PromotionId};
 use qiang_raft::ClusterChange;
@@ -25,9 +26,9 @@ const MACHINES: [(u64, &str); 4] = [(1, "a"), (2, "a"), (3, "b"), (4, "b")];
 /// How long a cluster may take to form, and to be itself again when all is healed.
 const SETTLE_WITHIN: Duration = Duration::from_mins(1);
 
-/// How long carts may take to be decided everywhere once all is healed. A try's deadline is set by the clock of
-/// the node that coordinates it, which may have been ahead by as much as clocks jump.
-const CARTS_WITHIN: Duration = Duration::from_secs(30);
+/// How long carts may take to be decided everywhere once all is healed: until units that were set aside last are asked
+/// about, and one more question should the first be lost.
+const CARTS_WITHIN: Duration = Duration::from_millis(TENTATIVE_MS_MAX + 3_000);
 
 /// Faults come in bursts of so many at most, so that one meets what another has left.
 const BURST_FAULTS_MAX: u32 = 5;
