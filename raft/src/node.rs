@@ -33,7 +33,7 @@ use crate::router::Router;
 use crate::rpc::{Introduction, Members, NodeReport};
 use crate::start::{open_store, raft_config, seat_actors, stop_threads};
 use crate::types::NodeInfo;
-use crate::world::{Clock, blocking, spawn};
+use crate::world::{BEAT, Clock, blocking, spawn};
 
 /// Jobs that may wait for the courier; more are asked for again later.
 const COURIER_JOBS_MAX: usize = 8192;
@@ -101,9 +101,12 @@ impl Timing {
         self.election_ms_min * 3 / 2
     }
 
-    /// Interval of heartbeats in milliseconds: the third one missed is still within the shortest timeout.
+    /// Interval of heartbeats in milliseconds: the third one missed is still within the shortest timeout. It is a little
+    /// shorter than a number of beats: what is due just after a beat waits for the next.
     pub fn heartbeat_ms(self) -> u64 {
-        (self.election_ms_min * 3 / 8).max(1)
+        let beat_ms = u64::try_from(BEAT.as_millis()).expect("a beat is short");
+        let beats = (self.election_ms_min * 3 / 8 / beat_ms).max(1);
+        beats * beat_ms - beat_ms / 5
     }
 
     /// How long a leader trusts the answers of a quorum: shorter than its followers trust it.

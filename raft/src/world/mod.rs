@@ -4,6 +4,7 @@
 //! a whole cluster in one thread, under tokio's paused time, is a function of its seed. Outside a
 //! simulation each call is the system's own.
 
+mod beat;
 mod life;
 mod watch;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use openraft::Instant as _;
 use openraft::OptionalSend;
 use openraft::async_runtime::AsyncRuntime;
 use openraft::impls::TokioRuntime;
@@ -23,6 +25,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng, TryRng};
 use tokio::time::Instant;
 
+pub(crate) use beat::BEAT;
 pub(crate) use life::spawn_on;
 pub use life::{Life, spawn};
 
@@ -145,7 +148,7 @@ pub fn wall_clock() -> UnixMs {
     UnixMs(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// tokio with this module's randomness: what openraft runs on.
+/// tokio with this module's randomness and timers: what openraft runs on.
 #[derive(Debug)]
 pub struct Runtime(TokioRuntime);
 
@@ -176,7 +179,11 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+        if is_simulated() {
+            return TokioRuntime::sleep_until(deadline);
+        }
+        let wait = deadline.saturating_duration_since(Self::Instant::now());
+        TokioRuntime::sleep(beat::on_beat(wait))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(

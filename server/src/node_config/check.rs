@@ -3,7 +3,7 @@
 use super::NodeConfig;
 use super::effective::{Effective, Error};
 
-/// Shortest election timeout, in milliseconds: heartbeats of 37 ms, which a slow sync still leaves room for.
+/// Shortest election timeout, in milliseconds: heartbeats every beat, which a slow sync still leaves room for.
 const ELECTION_TIMEOUT_MS_MIN: u64 = 100;
 
 /// Longest election timeout, in milliseconds: nobody wants to wait longer for the next leader.
