@@ -109,9 +109,7 @@ impl Node {
             let stays = cluster.voters(group.0).contains(&self.node_id());
             if !(serves && stays) && planned.is_some() {
                 self.hand_over_as_planned(group, &raft, planned);
-            } else if !stays {
-                // Nobody is well enough to take over yet.
-            } else if let Some(step) = next_step(cluster, group, &raft) {
+            } else if let Some(step) = next_step(cluster, group, &raft, self.node_id()) {
                 if !self.begin_change(group) {
                     continue;
                 }
@@ -292,7 +290,12 @@ impl Node {
         let Ok(held) = self.groups().held() else {
             return;
         };
-        for group in held.into_iter().filter(|group| *group != META_GROUP) {
+        // One that a late call has started again has nothing on disk but a vote.
+        let runs = |group: &GroupId| self.groups().raft(*group).is_some();
+        for group in Groups::all().filter(|group| held.contains(group) || runs(group)) {
+            if group == META_GROUP {
+                continue;
+            }
             let own = self.node_id();
             if cluster.voters(group.0).contains(&own) || !cluster.nodes.contains_key(&own) {
                 continue;
@@ -449,12 +452,13 @@ fn caught_up(metrics: &openraft::RaftMetrics<crate::types::TypeConfig>, node: u6
     matched.is_some_and(|matched| matched.index + CAUGHT_UP_ENTRIES >= last)
 }
 
-/// The next step towards the members that a group should have.
-fn next_step(cluster: &Cluster, group: GroupId, raft: &AnyRaft) -> Option<Step> {
-    let wanted: BTreeSet<u64> = cluster.voters(group.0).iter().copied().collect();
+/// The next step towards the members that a group should have. Its leader `own` votes until it has handed over.
+fn next_step(cluster: &Cluster, group: GroupId, raft: &AnyRaft, own: u64) -> Option<Step> {
+    let mut wanted: BTreeSet<u64> = cluster.voters(group.0).iter().copied().collect();
     if wanted.is_empty() {
         return None;
     }
+    wanted.insert(own);
     // The meta group is heard by all.
     let listeners: BTreeSet<u64> = if group == META_GROUP {
         cluster
