@@ -19,7 +19,7 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics};
 use qiang_engine::routing::SHARDS;
 use qiang_storage::{GroupId, GroupLog, Store};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::group::ShardGroup;
@@ -158,6 +158,8 @@ pub struct Groups {
     pub peers: Peers,
     pub shards: Vec<Arc<ShardGroup>>,
     pub meta_state: watch::Sender<MetaState>,
+    /// Held while a backup is taken.
+    pub backups: Arc<Semaphore>,
     config: Arc<Config>,
     /// When a leader's word last came, by group.
     heard: Vec<Mutex<Option<Instant>>>,
@@ -182,6 +184,7 @@ impl Groups {
             peers,
             shards,
             meta_state: watch::Sender::new(MetaState::default()),
+            backups: Arc::new(Semaphore::new(1)),
             config,
             heard: Groups::all().map(|_| Mutex::default()).collect(),
             meta: RwLock::default(),
@@ -346,13 +349,15 @@ impl Groups {
         let Some(raft) = self.raft(group) else {
             return;
         };
-        raft.shutdown().await;
-        match self.shards.get(usize::from(group.0)) {
-            Some(shard) => {
-                shard.set_raft(None);
-                shard.mailbox.push_log(LogEvent::Reset);
-            }
+        let shard = self.shards.get(usize::from(group.0));
+        // Taken away first: whoever meets an instance that is shut down takes that for a fault.
+        match shard {
+            Some(shard) => drop(shard.set_raft(None)),
             None => drop(self.set_meta(None)),
+        }
+        raft.shutdown().await;
+        if let Some(shard) = shard {
+            shard.mailbox.push_log(LogEvent::Reset);
         }
     }
 

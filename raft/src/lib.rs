@@ -6,6 +6,7 @@
 //! when it is committed.
 
 mod answers;
+pub mod backup;
 pub mod board;
 pub mod cluster;
 pub mod flows;

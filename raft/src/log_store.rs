@@ -82,7 +82,8 @@ impl LogStore {
     }
 }
 
-fn encode_log_id(log_id: &LogId) -> Bytes {
+/// A log id as it is kept with the floor and the committed index.
+pub fn encode_log_id(log_id: &LogId) -> Bytes {
     Bytes::from(codec::encode(log_id))
 }
 

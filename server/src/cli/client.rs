@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::{Method, Request};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -149,6 +150,38 @@ impl Client {
         self.send(Method::DELETE, path, None, Duration::ZERO).await
     }
 
+    /// `POST` without a body, of what is answered with more than fits into memory: the body while it comes.
+    pub(crate) async fn post_streamed(
+        &self,
+        path: &str,
+        wait: Duration,
+    ) -> Result<Incoming, Failure> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{}{path}", self.server))
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| Failure::Usage(format!("cannot ask for {path}: {error}")))?;
+        let within = ANSWER_TIMEOUT + wait;
+        let answered = tokio::time::timeout(within, self.http.request(request)).await;
+        let response = answered.map_err(|_| {
+            let (server, seconds) = (&self.server, within.as_secs());
+            Failure::Server(format!("{server} did not answer within {seconds} s"))
+        })?;
+        let response = response.map_err(|error| self.unsent(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.into_body());
+        }
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|error| self.broken_off(&error))?;
+        Err(Failure::from_problem(status.as_u16(), &body.to_bytes()))
+    }
+
+    /// An answer ended before its end.
+    pub(crate) fn broken_off(&self, error: &hyper::Error) -> Failure {
+        Failure::Server(format!("{} broke off its answer: {error}", self.server))
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -196,9 +229,8 @@ impl Client {
             .await
             .map_err(|error| self.unsent(&error))?;
         let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| {
-            Failure::Server(format!("{} broke off its answer: {error}", self.server))
-        })?;
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|error| self.broken_off(&error))?;
         Ok((status, body.to_bytes()))
     }
 

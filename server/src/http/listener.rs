@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -22,6 +21,7 @@ use super::body::read_body;
 use super::gate::GrabGate;
 use super::problem::Problem;
 use super::router::{Asked, Route, answer};
+use super::streamed::ReplyBody;
 use super::{Http, Phase, Settings, past};
 use crate::metrics::Metrics;
 use crate::service::Service;
@@ -157,7 +157,7 @@ async fn run_connection(stream: TcpStream, http: Arc<Http>, permit: OwnedSemapho
     drop(permit);
 }
 
-async fn respond(http: &Http, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(http: &Http, request: Request<Incoming>) -> Response<ReplyBody> {
     let started = Instant::now();
     let (head, body) = request.into_parts();
     let path = head.uri.path();

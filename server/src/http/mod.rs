@@ -28,6 +28,7 @@ mod query;
 mod refusals;
 mod response;
 mod router;
+mod streamed;
 mod time;
 
 use std::time::Duration;

@@ -222,6 +222,7 @@ impl Problem {
             code: self.0.code,
             media: Media::Problem,
             body: body.into(),
+            streamed: None,
             retry_after_s: self.0.retry_after_s,
             allow: self.0.allow,
             close: self.0.close,

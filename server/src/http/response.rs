@@ -1,14 +1,16 @@
 //! Answers on their way out: status, body and the few headers that the contract knows.
 //!
-//! Invariant: every answer has its whole body in memory and therefore a content-length.
+//! Invariant: every answer but a streamed one has its whole body in memory and therefore a content-length.
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::problem::Problem;
+use super::streamed::{Block, ReplyBody};
 
 /// What a route answers.
 pub(super) type Outcome = Result<Reply, Problem>;
@@ -21,6 +23,7 @@ pub(super) enum Media {
     Ndjson,
     OpenMetrics,
     Text,
+    Bytes,
 }
 
 impl Media {
@@ -31,6 +34,7 @@ impl Media {
             Media::Ndjson => "application/x-ndjson",
             Media::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Media::Text => "text/plain; charset=utf-8",
+            Media::Bytes => "application/octet-stream",
         }
     }
 }
@@ -43,6 +47,8 @@ pub(super) struct Reply {
     pub(super) code: &'static str,
     pub(super) media: Media,
     pub(super) body: Bytes,
+    /// A body that is still being made, in the place of `body`.
+    pub(super) streamed: Option<mpsc::Receiver<Block>>,
     pub(super) retry_after_s: Option<u64>,
     pub(super) allow: Option<&'static str>,
     /// The connection is closed after it.
@@ -57,9 +63,18 @@ impl Reply {
             code: "ok",
             media,
             body: body.into(),
+            streamed: None,
             retry_after_s: None,
             allow: None,
             close: false,
+        }
+    }
+
+    /// An answer whose body is still being made.
+    pub(super) fn streamed(status: u16, media: Media, body: mpsc::Receiver<Block>) -> Self {
+        Reply {
+            streamed: Some(body),
+            ..Self::new(status, media, Bytes::new())
         }
     }
 
@@ -71,8 +86,12 @@ impl Reply {
     }
 
     /// The answer in HTTP's own types.
-    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body));
+    pub(super) fn into_response(self) -> Response<ReplyBody> {
+        let body = match self.streamed {
+            Some(streamed) => ReplyBody::Streamed(streamed),
+            None => ReplyBody::Whole(Full::new(self.body)),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() =
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();

@@ -9,6 +9,7 @@ mod leaders;
 mod nodes;
 mod progress;
 mod recovery;
+mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,9 @@ pub(crate) enum RaftCommand {
         centre answers, or while a node of the one that is left does not."
     )]
     Recover(recovery::RecoverArgs),
+    /// Backups: take one, check one, begin a new cluster from one
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
 }
 
 /// Whether to wait until the nodes have done what the document says.
@@ -96,6 +100,7 @@ pub(crate) async fn run(
         RaftCommand::MoveLeaders(args) => leaders::move_all(&args, client, out).await,
         RaftCommand::Rebalance(args) => leaders::rebalance(args, client, out).await,
         RaftCommand::Recover(args) => recovery::run(&args, ask, client, out).await,
+        RaftCommand::Snapshot(command) => snapshot::run(command, ask, client, out).await,
     }
 }
 

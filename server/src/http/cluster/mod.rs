@@ -8,6 +8,7 @@
 mod bodies;
 mod group_view;
 mod route;
+mod snapshot;
 mod view;
 #[cfg(test)]
 mod view_tests;
@@ -70,6 +71,7 @@ pub(super) async fn answer(http: &Http, route: ClusterRoute<'_>, asked: Asked<'_
         ClusterRoute::Moves => moves(http, query),
         ClusterRoute::Rebalance => rebalance(http, query, body).await,
         ClusterRoute::Recover => recover(http, query, body).await,
+        ClusterRoute::Snapshot => snapshot::take(http, query, body).await,
     }
 }
 

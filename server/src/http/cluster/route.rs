@@ -12,6 +12,7 @@ pub(in crate::http) enum ClusterRoute<'a> {
     Moves,
     Rebalance,
     Recover,
+    Snapshot,
 }
 
 impl<'a> ClusterRoute<'a> {
@@ -34,6 +35,7 @@ impl<'a> ClusterRoute<'a> {
             (Some("moves"), None, None, None) => Self::Moves,
             (Some("rebalance"), None, None, None) => Self::Rebalance,
             (Some("recover"), None, None, None) => Self::Recover,
+            (Some("snapshot"), None, None, None) => Self::Snapshot,
             _ => return None,
         })
     }
@@ -50,6 +52,7 @@ impl<'a> ClusterRoute<'a> {
             Self::Moves => "cluster_moves",
             Self::Rebalance => "cluster_rebalance",
             Self::Recover => "cluster_recover",
+            Self::Snapshot => "cluster_snapshot",
         }
     }
 
@@ -63,7 +66,8 @@ impl<'a> ClusterRoute<'a> {
             | Self::PreferredDc
             | Self::ShardLeader(_)
             | Self::Rebalance
-            | Self::Recover => "POST",
+            | Self::Recover
+            | Self::Snapshot => "POST",
         }
     }
 }
@@ -83,6 +87,7 @@ mod tests {
             ("/moves", ClusterRoute::Moves),
             ("/rebalance", ClusterRoute::Rebalance),
             ("/recover", ClusterRoute::Recover),
+            ("/snapshot", ClusterRoute::Snapshot),
         ];
         for (rest, route) in cases {
             assert_eq!(ClusterRoute::of(rest), Some(route), "{rest}");

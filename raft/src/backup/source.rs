@@ -1,0 +1,126 @@
+//! What one shard's part of a backup is made of: its newest snapshot that is not past the cut, and its log up to there.
+//!
+//! Invariant: once it is open it stays readable, whatever snapshots are made and deleted meanwhile.
+
+use std::io::{self, Write};
+
+use qiang_engine::{Batch, ShardId};
+use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader};
+
+use super::cut::{Step, step_of};
+use crate::flows::flows_of;
+use crate::groups::Groups;
+use crate::log_store::LogStore;
+use crate::snapshot::{self, Folding};
+use crate::types::{LogId, batch_in, decode_log_id};
+
+/// Bytes of entries read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// What one shard's state is made of.
+pub(super) struct Source {
+    pub(super) group: GroupId,
+    log: GroupLog,
+    /// The newest snapshot that is not past the cut.
+    snapshot: Option<SnapshotReader>,
+    pub(super) cut: LogId,
+}
+
+impl Source {
+    /// Opens what the shard's state at the log index `cut` is made of.
+    pub(super) fn open(groups: &Groups, group: GroupId, cut: u64) -> io::Result<Self> {
+        let log = groups.store.log(group).map_err(io::Error::other)?;
+        let snapshot = newest_up_to(&groups.store.snapshots(group), cut)?;
+        let first = log.first_index().unwrap_or(0);
+        if snapshot.is_none() && first > 1 {
+            return Err(io::Error::other(format!(
+                "no good snapshot reaches log index {cut}, and the flows before index {first} are gone"
+            )));
+        }
+        let cut = log_id_at(&log, cut, snapshot.as_ref())?;
+        Ok(Source {
+            group,
+            log,
+            snapshot,
+            cut,
+        })
+    }
+
+    /// Writes the shard's state at the cut.
+    pub(super) fn write(self, out: &mut impl Write) -> io::Result<()> {
+        let mut folding = Folding::new();
+        let mut from = self.log.first_index().unwrap_or(0);
+        if let Some(mut reader) = self.snapshot {
+            from = reader.index() + 1;
+            folding.replica = snapshot::load(&mut reader)?;
+        }
+        if from <= self.cut.index {
+            snapshot::fold(&mut folding, &self.log, from, self.cut.index)?;
+        }
+        folding.replica.save(out)
+    }
+}
+
+/// The newest snapshot that verifies and reaches no further than `index`.
+fn newest_up_to(snapshots: &SnapshotDir, index: u64) -> io::Result<Option<SnapshotReader>> {
+    for known in snapshots.list().map_err(io::Error::other)?.iter().rev() {
+        if known.index > index {
+            continue;
+        }
+        let opened = snapshots.open(known.index);
+        match opened.and_then(|reader| reader.verify().map(|()| reader)) {
+            Ok(reader) => return Ok(Some(reader)),
+            Err(error) => tracing::warn!(%error, "a snapshot is passed over"),
+        }
+    }
+    Ok(None)
+}
+
+/// The log id of the entry at `index`, from wherever it is still known.
+fn log_id_at(log: &GroupLog, index: u64, snapshot: Option<&SnapshotReader>) -> io::Result<LogId> {
+    let values = log.read(index, index + 1, 1).map_err(io::Error::other)?;
+    if let Some(value) = values.first() {
+        return decode_log_id(index, value);
+    }
+    let of_snapshot = match snapshot {
+        Some(reader) => snapshot::read_meta(reader)?.last_log_id,
+        None => None,
+    };
+    let known = [of_snapshot, LogStore::new(log.clone()).floor()?];
+    let mut known = known.into_iter().flatten();
+    let found = known.find(|log_id| log_id.index == index);
+    found.ok_or_else(|| missing(index))
+}
+
+/// The steps that a shard has committed after the log index `from` up to `to`.
+pub(super) fn steps_in(
+    log: &GroupLog,
+    from: u64,
+    to: u64,
+    steps: &mut Vec<Step>,
+) -> io::Result<()> {
+    let shard = ShardId(log.group().0);
+    let mut next = from + 1;
+    while next <= to {
+        let values = log
+            .read(next, to + 1, READ_BYTES)
+            .map_err(io::Error::other)?;
+        if values.is_empty() {
+            return Err(missing(next));
+        }
+        for value in &values {
+            if let Some(bytes) = batch_in(next, value)? {
+                let batch = Batch::decode(&bytes).map_err(io::Error::other)?;
+                let flows = flows_of(shard, next, batch);
+                steps.extend(flows.filter_map(|flow| step_of(shard, next, &flow.record)));
+            }
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+fn missing(index: u64) -> io::Error {
+    let message = format!("log entry {index} is not on this node: try again, or ask another node");
+    io::Error::new(io::ErrorKind::UnexpectedEof, message)
+}
