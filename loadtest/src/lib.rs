@@ -4,12 +4,14 @@
 //!
 //! - [`workload`] says what is asked for, [`client`] puts it on the wire, [`drive`] sends it at a pace, [`record`] measures.
 //! - [`ledger`] keeps what the client was told of every order, [`audit`] compares that with the server's flows and counters.
+//! - [`compare`] starts contenders and measures them in turns.
 //! - [`run`] composes a run, [`report`] prints it, [`cli`] is the command line.
 
 pub mod audit;
 pub mod chance;
 pub mod cli;
 pub mod client;
+pub mod compare;
 pub mod drive;
 pub mod failure;
 pub mod identity;

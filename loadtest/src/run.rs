@@ -2,6 +2,7 @@
 //!
 //! Invariant: an order is sent only to promotions that this run created, and a run ends with an audit, also when it was ended early.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::drive::{Driven, Plan, Watch, drive};
 use crate::failure::Failure;
 use crate::identity::RunId;
 use crate::sale;
-use crate::usage::Usage;
+use crate::usage::{Usage, disk_written_bytes};
 
 /// What a run brought.
 #[derive(Debug)]
@@ -26,8 +27,8 @@ pub struct Outcome {
     pub client_cpu_seconds: f64,
     /// What the servers used meanwhile; absent where they are not watched.
     pub server: Option<Used>,
-    /// What the audit found; `None` if there was to be none.
-    pub findings: Option<Findings>,
+    /// What the audit found.
+    pub findings: Findings,
 }
 
 /// What the watched processes used while the workload was driven, the warm-up included.
@@ -35,48 +36,43 @@ pub struct Outcome {
 pub struct Used {
     /// Processor time, in seconds.
     pub cpu_seconds: f64,
-    /// Bytes written to disks.
-    pub disk_bytes: u64,
+    /// Bytes written to the disk under their data, by whomever; absent where the system does not tell.
+    pub disk_bytes: Option<u64>,
     /// Resident memory at the end above that at the start, in bytes.
     pub resident_bytes: i64,
 }
 
-impl Used {
-    /// What was used between two looks.
-    pub fn between(before: Usage, after: Usage) -> Self {
-        Self {
-            cpu_seconds: after.cpu_seconds - before.cpu_seconds,
-            disk_bytes: after.disk_bytes - before.disk_bytes,
-            resident_bytes: after.resident_bytes.cast_signed()
-                - before.resident_bytes.cast_signed(),
-        }
-    }
+/// The servers whose costs are measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched<'a> {
+    /// Their processes.
+    pub pids: &'a [u32],
+    /// Where their data lies.
+    pub data: &'a Path,
 }
 
-/// Drives a plan and measures what it costs this process and those of `pids`.
+/// Drives a plan and measures what it costs this process, in seconds of processor time, and the watched ones.
 ///
 /// # Errors
 /// As [`drive`].
 pub fn measure(
-    pids: &[u32],
+    watched: Option<Watched<'_>>,
     drive: impl FnOnce() -> Result<Driven, Failure>,
 ) -> Result<(Driven, f64, Option<Used>), Failure> {
-    let look = || {
-        (
-            Usage::own(),
-            Usage::of_all(pids).filter(|_| !pids.is_empty()),
-        )
-    };
-    let (own_before, before) = look();
+    let look = || watched.and_then(|w| Some((Usage::of_all(w.pids)?, disk_written_bytes(w.data))));
+    let (own_before, before) = (Usage::own(), look());
     let driven = drive()?;
-    let (own_after, after) = look();
+    let (own_after, after) = (Usage::own(), look());
     let own = own_before.zip(own_after);
     let client_cpu_seconds = own.map_or(f64::NAN, |(before, after)| {
         after.cpu_seconds - before.cpu_seconds
     });
-    let used = before
-        .zip(after)
-        .map(|(before, after)| Used::between(before, after));
+    let used = before.zip(after).map(|(before, after)| Used {
+        cpu_seconds: after.0.cpu_seconds - before.0.cpu_seconds,
+        disk_bytes: after.1.zip(before.1).map(|(after, before)| after - before),
+        resident_bytes: after.0.resident_bytes.cast_signed()
+            - before.0.resident_bytes.cast_signed(),
+    });
     Ok((driven, client_cpu_seconds, used))
 }
 
@@ -89,8 +85,7 @@ pub fn run(
     runtime: &Runtime,
     targets: &[Address],
     plan: &Plan,
-    pids: &[u32],
-    audits: bool,
+    watched: Option<Watched<'_>>,
     watch: &mut impl Watch,
 ) -> Result<Outcome, Failure> {
     let run = RunId::now();
@@ -105,17 +100,13 @@ pub fn run(
         let (_, host) = host.expect("connections go to the plan's targets");
         Http::new(run, Arc::clone(&plan.workload), host.as_str())
     };
-    let (driven, client_cpu_seconds, server) = measure(pids, || drive(plan, &protocol, watch))?;
+    let (driven, client_cpu_seconds, server) = measure(watched, || drive(plan, &protocol, watch))?;
     let client = audit::Client {
         run: &run,
         workload: &plan.workload,
         ledger: &driven.ledger,
     };
-    let findings = if audits {
-        Some(runtime.block_on(audit::run(&node, client))?)
-    } else {
-        None
-    };
+    let findings = runtime.block_on(audit::run(&node, client))?;
     Ok(Outcome {
         run,
         driven,

@@ -3,7 +3,7 @@
 //! Invariant: no order is sent before every promotion of the run is there, newly created.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::client::{Address, Plain};
 use crate::failure::Failure;
@@ -108,15 +108,4 @@ pub async fn counters(
     .buffered(CREATED_AT_ONCE)
     .try_collect()
     .await
-}
-
-/// Lets as many grabs in at a time as the contract allows: a measurement is to meet the engine's limits, not the
-/// carefulness of its default.
-///
-/// # Errors
-/// The configuration could not be read or written.
-pub async fn open_the_gate(node: &Plain) -> Result<(), Failure> {
-    let config = node.get_json("/v1/config").await?;
-    let change = json!({"version": config["version"], "grab_concurrency": 1_000_000});
-    node.put("/v1/config", &change).await.map(|_| ())
 }

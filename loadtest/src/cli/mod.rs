@@ -2,6 +2,7 @@
 //!
 //! Invariant: the exit code follows from the kind of [`Failure`] alone.
 
+mod compare;
 mod run;
 
 use std::ffi::OsString;
@@ -30,6 +31,11 @@ struct Cli {
 enum Command {
     /// Drive a workload against running nodes, then audit what they granted
     Run(run::RunArgs),
+    /// Measure qiang beside Redis and a bare HTTP server on this machine
+    Compare(compare::CompareArgs),
+    /// The bare HTTP server of `compare`, as a process of its own
+    #[command(hide = true)]
+    Answer,
 }
 
 /// How data is printed.
@@ -54,6 +60,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Answer => crate::compare::serve_bare(),
     };
     match done {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,

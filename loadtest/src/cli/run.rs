@@ -44,9 +44,9 @@ pub(super) struct RunArgs {
         default_value = "127.0.0.1:7400"
     )]
     targets: Vec<Address>,
-    /// Connections, over all targets
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    connections: u32,
+    /// Connections, over all targets; 64 unless given, 8 for `batch`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    connections: Option<u32>,
     /// Requests under way on one connection, at most
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pipeline: u32,
@@ -101,7 +101,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     end_on_interrupt(&runtime, Arc::clone(&plan.stop));
     let title = format!("{:?}", args.workload).to_lowercase();
     let mut progress = Progress::new(&title, plan.limit);
-    let outcome = run::run(&runtime, &args.targets, &plan, &[], true, &mut progress);
+    let outcome = run::run(&runtime, &args.targets, &plan, None, &mut progress);
     progress.end();
     let outcome = outcome?;
     let targets: Vec<String> = args.targets.iter().map(ToString::to_string).collect();
@@ -121,9 +121,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
             print(&json)?;
         }
     }
-    let findings = outcome
-        .findings
-        .expect("a run of the command line is audited");
+    let findings = outcome.findings;
     if findings.differences.count() > 0 {
         return Err(Failure::Audit(findings.differences.to_string()));
     }
@@ -135,6 +133,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     workload.promotions = args.promotions.unwrap_or(workload.promotions);
     workload.quantity = args.quantity.unwrap_or(workload.quantity);
     workload.batch = args.batch;
+    let connections = args.connections.unwrap_or(args.workload.connections());
     let mut targets = Vec::new();
     for target in &args.targets {
         targets.push(target.resolve()?);
@@ -142,11 +141,11 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     Ok(Plan {
         workload: Arc::new(workload),
         targets,
-        connections: args.connections as usize,
+        connections: connections as usize,
         pipeline: args.pipeline as usize,
         pace: args.rate.map_or(Pace::Closed, |rate| Pace::Open { rate }),
         // A thread without a connection has nothing to do.
-        workers: args.threads.min(args.connections) as usize,
+        workers: args.threads.min(connections) as usize,
         warm_up: Duration::from_secs(args.warm_up_s),
         limit: args.count.map_or(
             Limit::Duration(Duration::from_secs(args.duration_s)),

@@ -15,6 +15,7 @@ pub(crate) use answer::CODES;
 pub use answer::{Answer, Code};
 pub use http::Http;
 pub use plain::Plain;
+pub(crate) use resp::command;
 pub use resp::{Resp, Script as RedisScript};
 
 use crate::workload::Step;

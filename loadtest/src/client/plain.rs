@@ -73,14 +73,6 @@ impl Plain {
         self.send(Method::POST, path, Some(body)).await
     }
 
-    /// `PUT` of JSON.
-    ///
-    /// # Errors
-    /// As [`Self::get`].
-    pub async fn put(&self, path: &str, body: &Value) -> Result<Bytes, Failure> {
-        self.send(Method::PUT, path, Some(body)).await
-    }
-
     async fn send(
         &self,
         method: Method,

@@ -100,6 +100,10 @@ pub struct KindRecord {
 pub struct Record {
     /// By kind, in the order of [`Kind::ALL`]; `None` where there were none.
     pub kinds: [Option<Box<KindRecord>>; Kind::ALL.len()],
+    /// Requests that ended at all, the warm-up included.
+    pub requests_ever: u64,
+    /// Answers to them; a batch has many.
+    pub answers_ever: u64,
     /// Connections that were lost, except those a workload gives up on purpose.
     pub connections_lost: u64,
     /// What was wrong with the last answer that could not be understood.
@@ -112,6 +116,8 @@ impl Record {
     fn new() -> Self {
         Self {
             kinds: Default::default(),
+            requests_ever: 0,
+            answers_ever: 0,
             connections_lost: 0,
             broken: None,
             last: None,
@@ -136,6 +142,8 @@ impl Record {
                 mine.answers.merge(&other.answers);
             }
         }
+        self.requests_ever += other.requests_ever;
+        self.answers_ever += other.answers_ever;
         self.connections_lost += other.connections_lost;
         self.broken = self.broken.take().or(other.broken);
         self.last = self.last.max(other.last);
@@ -182,6 +190,8 @@ impl Recorder {
 
     /// An answer came `now` to a request of which `started` counts as the start.
     pub fn on_answers(&mut self, kind: Kind, started: Instant, now: Instant, answers: &[Answer]) {
+        self.record.requests_ever += 1;
+        self.record.answers_ever += answers.len() as u64;
         if !self.window.holds(now) {
             return;
         }
@@ -252,6 +262,7 @@ mod tests {
         }
         let record = recorder.finish();
         assert_eq!(record.answers().total(), 4);
+        assert_eq!((record.requests_ever, record.answers_ever), (6, 6));
         assert_eq!(record.latency().len(), 4);
         let seconds: Vec<_> = seconds.iter().collect();
         let told: Vec<_> = seconds

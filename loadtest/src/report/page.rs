@@ -31,7 +31,7 @@ pub fn page(summary: &Summary) -> String {
         .map(|(title, svg)| format!("<h2>{title}</h2>\n{svg}\n"))
         .collect();
     let title = escaped(&format!("{} {}", summary.run, summary.at));
-    let findings = summary.audit.iter().flat_map(|audit| &audit.first);
+    let findings = summary.audit.first.iter();
     let findings: String = findings
         .map(|finding| format!("<li>{}</li>\n", escaped(finding)))
         .collect();

@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 
-use crate::drive::{Limit, Pace, Plan};
+use crate::audit::Findings;
+use crate::drive::{Pace, Plan};
 use crate::ledger::{Grab, Word};
 use crate::record::{Counts, Point};
 use crate::run::{Outcome, rate};
@@ -141,8 +142,8 @@ pub struct Summary {
     pub seconds: Vec<Point>,
     /// The generator's own processor time for a request, in microseconds.
     pub client_cpu_us_per_request: f64,
-    /// The audit; absent if there was none.
-    pub audit: Option<AuditSummary>,
+    /// The audit.
+    pub audit: AuditSummary,
 }
 
 impl Summary {
@@ -179,30 +180,21 @@ impl Summary {
             broken: record.broken.clone(),
             orders: orders(outcome),
             seconds: driven.seconds.points(),
-            client_cpu_us_per_request: cpu_us(outcome, plan, latency.len()),
-            audit: outcome.findings.as_ref().map(|findings| AuditSummary {
-                flows: findings.flows,
-                differences: findings.differences.count(),
-                first: findings
-                    .differences
-                    .first()
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
-                took_ms: findings.took.as_millis() as u64,
-            }),
+            client_cpu_us_per_request: outcome.client_cpu_seconds * 1e6
+                / record.requests_ever as f64,
+            audit: audit(&outcome.findings),
         }
     }
 }
 
-/// The generator's time is taken over the warm-up as well, so the requests of the window stand for a part of it.
-fn cpu_us(outcome: &Outcome, plan: &Plan, requests: u64) -> f64 {
-    let measured = outcome.driven.measured.as_secs_f64();
-    let share = match plan.limit {
-        Limit::Duration(_) => measured / (measured + plan.warm_up.as_secs_f64()),
-        Limit::Orders(_) => 1.0,
-    };
-    outcome.client_cpu_seconds * share * 1e6 / requests as f64
+fn audit(findings: &Findings) -> AuditSummary {
+    let first = findings.differences.first().iter();
+    AuditSummary {
+        flows: findings.flows,
+        differences: findings.differences.count(),
+        first: first.map(ToString::to_string).collect(),
+        took_ms: findings.took.as_millis() as u64,
+    }
 }
 
 fn answered(counts: &Counts) -> Vec<Answered> {

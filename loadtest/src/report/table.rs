@@ -49,16 +49,15 @@ pub fn report(summary: &Summary) -> String {
     if let Some(broken) = &summary.broken {
         parts.push(format!("an answer could not be understood: {broken}"));
     }
-    if let Some(audit) = &summary.audit {
-        parts.push(if audit.differences == 0 {
-            format!(
-                "audit: clean. {} orders against {} flows and {} promotions, {} ms",
-                summary.orders.begun, audit.flows, summary.promotions, audit.took_ms
-            )
-        } else {
-            format!("audit: {} differences", audit.differences)
-        });
-    }
+    let audit = &summary.audit;
+    parts.push(if audit.differences == 0 {
+        format!(
+            "audit: clean. {} orders against {} flows and {} promotions, {} ms",
+            summary.orders.begun, audit.flows, summary.promotions, audit.took_ms
+        )
+    } else {
+        format!("audit: {} differences", audit.differences)
+    });
     parts.join("\n\n")
 }
 

@@ -70,6 +70,11 @@ impl Name {
         }
     }
 
+    /// Connections, unless told otherwise: batches of 1,000 on 64 would pass the 20,000 grabs that a node lets in.
+    pub fn connections(self) -> u32 {
+        if self == Name::Batch { 8 } else { 64 }
+    }
+
     /// Units of each promotion, unless told otherwise: plenty where being sold out is not the point.
     fn quantity(self) -> u32 {
         match self {
