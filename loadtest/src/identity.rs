@@ -52,7 +52,7 @@ impl RunId {
         self.push(b"-", order, out);
     }
 
-    fn push(&self, between: &[u8], number: u64, out: &mut Vec<u8>) {
+    fn push(self, between: &[u8], number: u64, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0);
         out.extend_from_slice(between);
         push_number(number, out);
@@ -78,7 +78,7 @@ impl RunId {
         number(self.own(name)?)
     }
 
-    fn own<'a>(&self, name: &'a str) -> Option<&'a str> {
+    fn own(self, name: &str) -> Option<&str> {
         name.strip_prefix(self.as_str())?.strip_prefix('-')
     }
 }

@@ -125,7 +125,10 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     if findings.differences.count() > 0 {
         return Err(Failure::Audit(findings.differences.to_string()));
     }
-    Ok(())
+    match summary.broken {
+        Some(broken) => Err(Failure::Server(broken)),
+        None => Ok(()),
+    }
 }
 
 fn plan(args: &RunArgs) -> Result<Plan, Failure> {

@@ -110,7 +110,7 @@ impl Running {
             Contender::Redis(settings) => {
                 let run = RunId::now();
                 let (script, workload) = (settings.script, &plan.workload);
-                let sha = redis::prepare(self.targets[0], script, &run, workload)?;
+                let sha = redis::prepare(self.targets[0], script, run, workload)?;
                 let replicas = (settings.replicas > 0).then_some(WAITED_FOR);
                 let protocol = |_| Resp::new(run, Arc::clone(workload), script, &sha, replicas);
                 let mut watch = Progress::hidden(plan.limit);

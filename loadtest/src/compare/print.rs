@@ -19,7 +19,7 @@ pub struct ComparedCase {
 
 /// A goal and what became of it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Reached {
+pub struct Judged {
     /// What was to be reached, in words.
     pub goal: String,
     /// The target.
@@ -42,7 +42,7 @@ pub struct Compared {
     /// Who ran.
     pub cases: Vec<ComparedCase>,
     /// The goals that could be judged.
-    pub goals: Vec<Reached>,
+    pub goals: Vec<Judged>,
 }
 
 impl Compared {
@@ -72,14 +72,14 @@ impl Compared {
 }
 
 /// What became of a goal; `None` where somebody it needs did not run.
-fn reached<'a>(goal: Goal, find: impl Fn(usize) -> Option<&'a ComparedCase>) -> Option<Reached> {
+fn reached<'a>(goal: Goal, find: impl Fn(usize) -> Option<&'a ComparedCase>) -> Option<Judged> {
     match goal {
         Goal::Times { of, to, least } => {
             let (of, to) = (find(of)?, find(to)?);
             // Neighbours in time are compared, so that a slow minute falls on both.
             let pairs = of.samples.iter().zip(&to.samples);
             let ratios = Spread::of(pairs.map(|(of, to)| of.value / to.value));
-            Some(Reached {
+            Some(Judged {
                 goal: format!("{} / {}", of.label, to.label),
                 target: least,
                 reached: ratios,
@@ -88,7 +88,7 @@ fn reached<'a>(goal: Goal, find: impl Fn(usize) -> Option<&'a ComparedCase>) -> 
         }
         Goal::Least { of, least } => {
             let of = find(of)?;
-            Some(Reached {
+            Some(Judged {
                 goal: of.label.to_owned(),
                 target: least,
                 reached: of.figure,
@@ -104,7 +104,7 @@ fn reached<'a>(goal: Goal, find: impl Fn(usize) -> Option<&'a ComparedCase>) -> 
             let of = find(of)?;
             let figures = Spread::of(of.samples.iter().map(figure));
             let target = Spread::of(of.samples.iter().map(most)).median;
-            Some(Reached {
+            Some(Judged {
                 goal: format!("{}: {what}", of.label),
                 target,
                 reached: figures,
@@ -183,7 +183,7 @@ fn one(row: &Compared) -> String {
     text
 }
 
-fn goal(goal: &Reached) -> Vec<String> {
+fn goal(goal: &Judged) -> Vec<String> {
     vec![
         goal.goal.clone(),
         number(goal.target),

@@ -90,7 +90,7 @@ pub fn start(servers: &mut Servers, settings: Settings) -> Result<SocketAddr, Fa
 pub fn prepare(
     address: SocketAddr,
     script: RedisScript,
-    run: &RunId,
+    run: RunId,
     workload: &Workload,
 ) -> Result<String, Failure> {
     let prepared = Setup::connect(address).and_then(|mut setup| {
@@ -100,7 +100,7 @@ pub fn prepare(
         };
         let quantity = workload.quantity.to_string();
         for promotion in 0..workload.promotions {
-            let key = Resp::keys(run, script, promotion).swap_remove(0);
+            let key = Resp::keys(&run, script, promotion).swap_remove(0);
             let units = quantity.as_bytes();
             setup.ask(&[
                 b"HSET",

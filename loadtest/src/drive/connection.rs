@@ -145,9 +145,8 @@ impl<P: Protocol> Connection<P> {
                 biased;
                 got = read.read(&mut self.input[self.filled..]), if !self.flights.is_empty() => {
                     match got {
-                        Ok(0) => return End::Lost(None),
+                        Ok(0) | Err(_) => return End::Lost(None),
                         Ok(bytes) => self.filled += bytes,
-                        Err(_) => return End::Lost(None),
                     }
                     if let Err(broken) = self.read_answers() {
                         return End::Lost(Some(broken));

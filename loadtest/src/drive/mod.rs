@@ -122,8 +122,9 @@ pub fn drive<P: Protocol + 'static>(
         }
         drop(past);
         barrier.wait();
-        let from = Instant::now() + LEAD + plan.warm_up;
-        start.set(from).expect("it is set once");
+        let begins = Instant::now() + LEAD;
+        start.set(begins).expect("it is set once");
+        let from = begins + plan.warm_up;
         barrier.wait();
         watch.on_start(from);
         let mut all = Seconds::default();
@@ -189,8 +190,8 @@ impl Share<'_> {
         self.barrier.wait();
         self.barrier.wait();
         let (runtime, streams) = streams?;
-        let from = *self.start.get().expect("it is set between the barriers");
-        local.block_on(&runtime, self.drive(streams, from, protocol))
+        let begins = *self.start.get().expect("it is set between the barriers");
+        local.block_on(&runtime, self.drive(streams, begins, protocol))
     }
 
     async fn connect_all(&self) -> Result<Vec<(usize, SocketAddr, TcpStream)>, Failure> {
@@ -205,11 +206,12 @@ impl Share<'_> {
     async fn drive<P: Protocol + 'static>(
         self,
         streams: Vec<(usize, SocketAddr, TcpStream)>,
-        from: Instant,
+        begins: Instant,
         protocol: &impl Fn(SocketAddr) -> P,
     ) -> Result<(Stripe, Record), Failure> {
         let plan = self.plan;
         let (number, workers) = (self.number as u64, plan.workers as u64);
+        let from = begins + plan.warm_up;
         let (until, orders) = match plan.limit {
             Limit::Duration(duration) => (Some(from + duration), u64::MAX),
             Limit::Orders(orders) => {
@@ -217,7 +219,6 @@ impl Share<'_> {
                 (None, mine)
             }
         };
-        let begins = from - plan.warm_up;
         tokio::time::sleep_until(begins.into()).await;
         let desk = Desk {
             orders: Orders::new(number, workers, orders),

@@ -26,19 +26,17 @@ pub fn page(summary: &Summary) -> String {
     if !refused.is_empty() {
         plots.push(("Refusals by code", plot::refusals(&refused)));
     }
-    let plots: String = plots
+    let plots = plots
         .into_iter()
-        .map(|(title, svg)| format!("<h2>{title}</h2>\n{svg}\n"))
-        .collect();
+        .map(|(title, svg)| format!("<h2>{title}</h2>\n{svg}\n"));
+    let plots = plots.collect::<Vec<_>>().concat();
     let title = escaped(&format!("{} {}", summary.run, summary.at));
     let findings = summary.audit.first.iter();
-    let findings: String = findings
-        .map(|finding| format!("<li>{}</li>\n", escaped(finding)))
-        .collect();
-    let findings = match findings.is_empty() {
-        true => String::new(),
-        false => format!("<h2>Differences</h2>\n<ul>\n{findings}</ul>\n"),
-    };
+    let findings = findings.map(|finding| format!("<li>{}</li>\n", escaped(finding)));
+    let mut findings = findings.collect::<Vec<_>>().concat();
+    if !findings.is_empty() {
+        findings = format!("<h2>Differences</h2>\n<ul>\n{findings}</ul>\n");
+    }
     let figures = escaped(&report(summary));
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\

@@ -75,6 +75,7 @@ pub(super) fn latency(summary: &Summary) -> String {
 
 /// The distribution of latency, the slow ones drawn apart: 90, 99, 99.9, 99.99 of 100 are equally far from each other.
 pub(super) fn distribution(summary: &Summary) -> String {
+    const LABELS: usize = 6;
     plot(|area| {
         // One more nine to a step: x is minus the logarithm of the share that was slower.
         let nines = |quantile: f64| -(1.0 - quantile).max(1e-7).log10();
@@ -97,7 +98,7 @@ pub(super) fn distribution(summary: &Summary) -> String {
         };
         chart
             .configure_mesh()
-            .x_labels(right.ceil() as usize + 1)
+            .x_labels(LABELS)
             .x_label_formatter(&label)
             .x_desc("of 100 requests were at most so long")
             .y_desc("ms")

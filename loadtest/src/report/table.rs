@@ -129,7 +129,7 @@ fn kinds(summary: &Summary) -> String {
         vec![
             name.to_owned(),
             requests.to_string(),
-            ms(latency.mean_us as u64),
+            format!("{:.2}", latency.mean_us / 1000.0),
             ms(latency.p50_us),
             ms(latency.p90_us),
             ms(latency.p99_us),
