@@ -129,8 +129,8 @@ impl<P: Protocol> Connection<P> {
         tokio::pin!(watchdog);
         loop {
             let turn = self.fill();
-            if let Err(error) = self.write(&write) {
-                return End::Lost(Some(error.to_string()));
+            if self.write(&write).is_err() {
+                return End::Lost(None);
             }
             if let Some(behaviour) = self.leaves() {
                 self.leave(behaviour, &mut read, &write).await;

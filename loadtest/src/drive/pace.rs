@@ -89,10 +89,20 @@ impl Pacer {
     }
 
     /// When the next request is due; `None` in a closed loop.
-    pub fn next_due(&self) -> Option<Instant> {
+    fn next_due(&self) -> Option<Instant> {
         let interval = self.interval?;
-        // Multiplied, not added up: a rate of 70,000 must not drift by the rounding of an interval.
+        // From the beginning, not from the one before: lateness of one must not move what follows.
         let nanos = interval.as_nanos() * u128::from(self.started);
+        Some(self.from + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
+
+    /// The first moment after `now` at which a request becomes due; `None` in a closed loop.
+    pub fn next_after(&self, now: Instant) -> Option<Instant> {
+        let interval = self.interval?.as_nanos().max(1);
+        let Some(passed) = now.checked_duration_since(self.from) else {
+            return Some(self.from);
+        };
+        let nanos = (passed.as_nanos() / interval + 1) * interval;
         Some(self.from + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
@@ -102,7 +112,10 @@ impl Pacer {
             return 0;
         };
         let end = self.until.map_or(now, |until| until.min(now));
-        let passed = end.saturating_duration_since(self.from).as_nanos();
+        let Some(passed) = end.checked_duration_since(self.from) else {
+            return 0;
+        };
+        let passed = passed.as_nanos();
         let due = passed / interval.as_nanos().max(1) + 1;
         u64::try_from(due)
             .unwrap_or(u64::MAX)
@@ -138,8 +151,11 @@ mod tests {
         let from = Instant::now();
         let pace = Pace::Open { rate: 1_000.0 };
         let second = Pacer::new(pace, 1, 2, from, None);
-        assert_eq!(second.next_due(), Some(from + Duration::from_millis(1)));
-        assert_eq!(second.due(from + Duration::from_millis(10)), 5);
+        let at = |ms| from + Duration::from_millis(ms);
+        assert_eq!(second.next_after(from), Some(at(1)));
+        assert_eq!(second.next_after(at(1)), Some(at(3)));
+        assert_eq!(second.next_after(at(4)), Some(at(5)));
+        assert_eq!(second.due(at(10)), 5);
     }
 
     #[test]

@@ -150,7 +150,8 @@ impl Worker {
                     };
                     idle.notify_one();
                 }
-                desk.pacer.next_due()
+                // What is due and found no connection is taken by the next one that is free.
+                desk.pacer.next_after(now)
             };
             if self.is_over() {
                 break;
