@@ -106,7 +106,10 @@ pub fn run(
         workload: &plan.workload,
         ledger: &driven.ledger,
     };
-    let findings = runtime.block_on(audit::run(&node, client))?;
+    let findings = runtime.block_on(async {
+        let node = sale::first_ready(targets).await?;
+        audit::run(&node, client).await
+    })?;
     Ok(Outcome {
         run,
         driven,

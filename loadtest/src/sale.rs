@@ -70,6 +70,22 @@ pub async fn check_ready(targets: &[Address]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The first target that is ready: a run may have outlived some of them.
+///
+/// # Errors
+/// None is; what the last one said.
+pub async fn first_ready(targets: &[Address]) -> Result<Plain, Failure> {
+    let mut last = Failure::Usage("there is no target to ask".to_owned());
+    for target in targets {
+        let node = Plain::new(target.clone());
+        match node.get("/readyz").await {
+            Ok(_) => return Ok(node),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
+}
+
 /// Creates the run's promotions.
 ///
 /// # Errors

@@ -241,6 +241,7 @@ fn start_four(servers: &mut Servers, ground: &Ground) -> Result<Started, Failure
             "qiang demo told of its nodes: {told}"
         )));
     };
+    servers.also(&pids);
     wait_ready(servers, ground, &targets)?;
     Ok((targets, pids))
 }

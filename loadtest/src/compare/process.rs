@@ -21,6 +21,9 @@ const UP_WITHIN: Duration = Duration::from_mins(1);
 /// Between two looks at a server that comes up.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How long processes may take to end after the one that started them was killed: the system ends them at once.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Bytes of a server's output that are shown when it did not come up.
 const SHOWN_BYTES: usize = 2_000;
 
@@ -28,6 +31,8 @@ const SHOWN_BYTES: usize = 2_000;
 #[derive(Debug)]
 pub struct Servers {
     children: Vec<Child>,
+    /// Processes that the children started, and that end with them.
+    others: Vec<u32>,
     home: TempDir,
     stop: std::sync::Arc<AtomicBool>,
 }
@@ -41,6 +46,7 @@ impl Servers {
         })?;
         Ok(Self {
             children: Vec::new(),
+            others: Vec::new(),
             home,
             stop,
         })
@@ -84,6 +90,11 @@ impl Servers {
         let child = command.spawn().map_err(|error| failed(error, &program))?;
         self.children.push(child);
         Ok(())
+    }
+
+    /// Processes of a child that must be gone, too, before the directory is removed.
+    pub fn also(&mut self, pids: &[u32]) {
+        self.others.extend_from_slice(pids);
     }
 
     /// The processes started here.
@@ -144,7 +155,21 @@ impl Drop for Servers {
             drop(child.kill());
             drop(child.wait());
         }
+        let deadline = Instant::now() + GONE_WITHIN;
+        while self.others.iter().any(|pid| runs(*pid)) && Instant::now() < deadline {
+            thread::sleep(LOOK_EVERY);
+        }
     }
+}
+
+/// Whether a process runs; one that has ended and that nobody has asked after does not.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.trim_start().chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 /// The first line that the first server of this directory printed, once it is whole.
@@ -211,9 +236,9 @@ mod tests {
         let mut servers = servers();
         servers.start(Command::new("sleep").arg("600")).unwrap();
         let pid = servers.pids()[0];
-        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        assert!(runs(pid));
         drop(servers);
-        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        assert!(!runs(pid));
     }
 
     #[test]

@@ -27,6 +27,9 @@ const READ_BYTES: usize = 8 << 10;
 /// Between attempts to connect again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a target that is gone is waited for: longer than a node takes to start again.
+const RECONNECT_WITHIN: Duration = Duration::from_mins(1);
+
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -110,16 +113,26 @@ impl<P: Protocol> Connection<P> {
             }
             drop(stream);
             self.give_up();
-            stream = loop {
-                if self.worker.is_over() {
-                    return;
-                }
-                match connect(self.target).await {
-                    Ok(stream) => break stream,
-                    Err(_) => sleep(RECONNECT_PAUSE).await,
-                }
-            };
+            match self.reconnect().await {
+                Some(again) => stream = again,
+                None => return,
+            }
         }
+    }
+
+    /// Connects again; `None` when there is nothing more to send, or nobody there for too long.
+    async fn reconnect(&self) -> Option<TcpStream> {
+        let give_up_at = Instant::now() + RECONNECT_WITHIN;
+        while Instant::now() < give_up_at {
+            if self.worker.is_over() || self.script.is_done(&self.worker.desk().orders) {
+                return None;
+            }
+            if let Ok(stream) = connect(self.target).await {
+                return Some(stream);
+            }
+            sleep(RECONNECT_PAUSE).await;
+        }
+        None
     }
 
     async fn converse(&mut self, stream: &mut TcpStream) -> End {

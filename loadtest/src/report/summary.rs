@@ -241,7 +241,12 @@ fn orders(outcome: &Outcome) -> Orders {
 fn distribution(latency: &hdrhistogram::Histogram<u64>) -> Vec<(u64, f64)> {
     const TICKS_PER_HALF: u32 = 8;
     let steps = latency.iter_quantiles(TICKS_PER_HALF);
-    steps
+    let mut points: Vec<(u64, f64)> = steps
         .map(|step| (step.value_iterated_to(), step.quantile()))
-        .collect()
+        .collect();
+    // Among few slow requests many steps come to the same one; the last of them says most.
+    points.reverse();
+    points.dedup_by_key(|(us, _)| *us);
+    points.reverse();
+    points
 }

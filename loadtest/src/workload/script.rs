@@ -172,6 +172,11 @@ impl Script {
         })
     }
 
+    /// Whether there is nothing more to do, unless a step under way brings something.
+    pub fn is_done(&self, orders: &Orders) -> bool {
+        self.to_do.is_empty() && orders.left == 0
+    }
+
     /// Hears how a step ended.
     pub fn on_end(&mut self, step: &Step, ending: Ending) {
         match *step {
@@ -226,6 +231,7 @@ mod tests {
         let mut orders = Orders::new(1, 2, 2);
         assert_eq!(script.next(&mut orders), Some(Step::Grab { order: 1 }));
         assert_eq!(script.next(&mut orders), Some(Step::Grab { order: 3 }));
+        assert!(script.is_done(&orders));
         assert_eq!(script.next(&mut orders), None);
     }
 

@@ -1,5 +1,6 @@
 //! A node of the released binary, and runs of `qiang-load` against it. Invariant: a node never outlives its test.
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -83,15 +84,30 @@ impl Node {
     }
 
     fn is_ready(&self) -> bool {
-        use std::io::{Read, Write};
-        let Ok(mut stream) = TcpStream::connect(&self.address) else {
-            return false;
-        };
-        let request = "GET /readyz HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n";
+        self.get("/readyz")
+            .is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n");
         let mut answer = String::new();
-        stream.write_all(request.as_bytes()).is_ok()
-            && stream.read_to_string(&mut answer).is_ok()
-            && answer.starts_with("HTTP/1.1 200")
+        stream.write_all(request.as_bytes()).ok()?;
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// Waits until grabs were sent to it, then ends it at once.
+    pub fn kill_when_asked(&mut self) {
+        let deadline = Instant::now() + START_WITHIN;
+        let was_asked = |answer: String| answer.contains("route=\"grabs\"");
+        while !self.get("/metrics").is_some_and(was_asked) {
+            assert!(Instant::now() < deadline, "no grab came");
+            // Not a synchronisation: only the pause between two looks.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child.kill().expect("a process of ours can be killed");
+        self.child.wait().expect("a killed process ends");
     }
 
     /// Runs a workload against it, with JSON as the output.

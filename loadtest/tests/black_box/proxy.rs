@@ -13,12 +13,16 @@ type Lie = Arc<dyn Fn(&str, String) -> String + Send + Sync>;
 
 /// Passes requests on to `node` and lies about the answers; its address.
 fn liar(node: &Node, lie: impl Fn(&str, String) -> String + Send + Sync + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("a bound address").to_string();
     let (node, lie): (_, Lie) = (node.address.clone(), Arc::new(lie));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (stream, node, lie) = (stream.unwrap(), node.clone(), Arc::clone(&lie));
+            let (stream, node, lie) = (
+                stream.expect("a connection"),
+                node.clone(),
+                Arc::clone(&lie),
+            );
             // It ends when either side does.
             std::thread::spawn(move || drop(pass_on(stream, &node, &lie)));
         }
@@ -52,13 +56,13 @@ fn message(from: &mut impl BufRead) -> std::io::Result<(Vec<String>, String)> {
             break;
         }
         match line.to_ascii_lowercase().strip_prefix("content-length:") {
-            Some(digits) => length = digits.trim().parse().unwrap(),
+            Some(digits) => length = digits.trim().parse().expect("a length is digits"),
             None => head.push(line),
         }
     }
     let mut body = vec![0; length];
     from.read_exact(&mut body)?;
-    Ok((head, String::from_utf8(body).unwrap()))
+    Ok((head, String::from_utf8(body).expect("bodies are text")))
 }
 
 fn send(to: &mut TcpStream, head: &[String], body: &str) -> std::io::Result<()> {
@@ -163,7 +167,7 @@ fn an_answer_about_another_order_is_caught() {
         let granted = path == "/v1/grabs" && body.contains("\"outcome\":\"granted\"");
         if granted && !done.swap(true, Ordering::Relaxed) {
             // The status line stays: only the order's name is another's.
-            body.replacen("-", "-9", 1)
+            body.replacen('-', "-9", 1)
         } else {
             body
         }

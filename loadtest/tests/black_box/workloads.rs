@@ -1,6 +1,6 @@
 //! Every workload against a real node, each audited clean. Invariant: each test shows that its workload did what it is for.
 
-use super::node::Node;
+use super::node::{Node, load_at};
 
 #[test]
 fn spread_is_granted_and_audited() {
@@ -111,4 +111,29 @@ fn runs_one_after_the_other_do_not_meet() {
     let second = node.load("stampede", &["--count", "300"]).clean();
     assert_ne!(first.summary["run"], second.summary["run"]);
     assert_eq!(second.number("/orders/granted"), 100);
+}
+
+#[test]
+fn a_node_that_goes_away_ends_its_connections_and_no_others() {
+    let (stays, mut leaves) = (Node::start(), Node::start());
+    // The promotions are those of the first node: the second one refuses all it is asked for, and then is gone.
+    let address = stays.address.clone();
+    let second = leaves.address.clone();
+    let load = std::thread::spawn(move || {
+        let arguments = [
+            "--target",
+            &second,
+            "--duration-s",
+            "4",
+            "--connections",
+            "4",
+        ];
+        load_at(&address, "hot", &arguments)
+    });
+    leaves.kill_when_asked();
+    let run = load.join().unwrap();
+    assert_eq!(run.code, Some(0), "{}", run.errors);
+    // A socket that is about to close may take a connection more.
+    assert!(run.number("/connections_lost") >= 2, "{}", run.summary);
+    assert!(run.answers("promotion_not_found") > 0 && run.answers("granted") > 0);
 }
