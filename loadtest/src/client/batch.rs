@@ -4,51 +4,44 @@
 //! generator more than a grab costs the server, so only members are looked for; a quote inside a text is escaped, so
 //! none of them can be found inside one.
 
-use memchr::memmem::Finder;
+use super::members::{Members, names};
+use super::{Answer, Broken};
 
-use super::http::code_in;
-use super::{Answer, Broken, Code};
+/// What stands between a success's status and the order's id.
+const GRANT: &[u8] = b",\"order_id\":\"";
 
-const STATUS: &[u8] = b"\"status\":";
-const ORDER: &[u8] = b"\"order_id\":\"";
+/// Digits of a status.
+const STATUS_DIGITS: usize = 3;
 
 /// Reads `count` results; `expected` appends the id of the order that the result of an index is about.
 pub(super) fn read_batch(
     body: &[u8],
     count: u32,
     expected: impl Fn(usize, &mut Vec<u8>),
-    code: &Finder<'_>,
+    members: &Members,
     answers: &mut Vec<Answer>,
 ) -> Result<(), Broken> {
-    let finder = Finder::new(STATUS);
-    let mut starts = finder.find_iter(body).peekable();
+    let mut starts = members.status.find_iter(body).peekable();
     let mut order = Vec::new();
     let mut index = 0;
     while let Some(start) = starts.next() {
-        let rest = &body[start + STATUS.len()..];
-        let digits = rest
-            .get(..3)
-            .and_then(|text| std::str::from_utf8(text).ok());
+        let from = start + members.status.needle().len();
+        let result = &body[from..starts.peek().copied().unwrap_or(body.len())];
+        let (digits, rest) = result.split_at(STATUS_DIGITS.min(result.len()));
+        let digits = std::str::from_utf8(digits).ok();
         let status: u16 = digits
             .and_then(|digits| digits.parse().ok())
             .ok_or_else(|| Broken("a result whose status is no number".to_owned()))?;
         let code = if status == 200 {
             order.clear();
             expected(index, &mut order);
-            // The order's id stands right after the status, and `replayed` not far behind it.
-            let end = starts.peek().copied().unwrap_or(body.len());
-            let result = &body[start + STATUS.len()..end];
-            if !names(result, &order) {
+            if !names(rest, GRANT, &order) {
                 let order = String::from_utf8_lossy(&order);
                 return Err(Broken(format!("result {index} is not about order {order}")));
             }
-            if memchr::memmem::find(result, b"\"replayed\":true").is_some() {
-                Code::REPLAYED
-            } else {
-                Code::GRANTED
-            }
+            members.grant(rest)
         } else {
-            code_in(code, rest)
+            members.code(rest)
         };
         answers.push(Answer { status, code });
         index += 1;
@@ -60,12 +53,6 @@ pub(super) fn read_batch(
     }
 }
 
-fn names(result: &[u8], order: &[u8]) -> bool {
-    let found = memchr::memmem::find(result, ORDER);
-    let rest = found.and_then(|at| result[at + ORDER.len()..].strip_prefix(order));
-    rest.is_some_and(|rest| rest.first() == Some(&b'"'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,8 +61,8 @@ mod tests {
         let mut answers = Vec::new();
         let expected =
             |index: usize, out: &mut Vec<u8>| out.extend_from_slice(format!("o{index}").as_bytes());
-        let code = Finder::new(b"\"code\":\"");
-        read_batch(body.as_bytes(), count, expected, &code, &mut answers)?;
+        let members = Members::default();
+        read_batch(body.as_bytes(), count, expected, &members, &mut answers)?;
         let told = answers.iter().map(|a| (a.status, a.code.as_str()));
         Ok(told.collect())
     }

@@ -4,15 +4,17 @@
 
 use std::sync::Arc;
 
-use memchr::memmem::Finder;
-
 use super::batch::read_batch;
+use super::members::{Members, names};
 use super::{Answer, Broken, Code, Protocol};
 use crate::identity::{RunId, push_number, push_pin};
 use crate::workload::{Item, Step, Workload};
 
 /// Headers of an answer, at most.
 const HEADERS_MAX: usize = 32;
+
+/// How the body of a grant begins, up to the order's id.
+const GRANT: &[u8] = b"{\"order_id\":\"";
 
 /// Digits left free for a request's length: bodies are below 1 MiB.
 const LENGTH_DIGITS: usize = 7;
@@ -26,7 +28,7 @@ pub struct Http {
     headers: Vec<u8>,
     /// The order id an answer must name.
     order: Vec<u8>,
-    code: Finder<'static>,
+    members: Members,
     /// Whether a grant must name its order.
     checks_names: bool,
 }
@@ -39,7 +41,7 @@ impl Http {
             workload,
             headers: format!(" HTTP/1.1\r\nhost: {host}\r\n").into_bytes(),
             order: Vec::new(),
-            code: Finder::new(b"\"code\":\""),
+            members: Members::default(),
             checks_names: true,
         }
     }
@@ -114,41 +116,19 @@ impl Http {
             (200, Step::Grab { order } | Step::Repeat { order }) => {
                 self.order.clear();
                 self.run.push_order(*order, &mut self.order);
-                if self.checks_names && !names(body, &self.order) {
+                if self.checks_names && !names(body, GRANT, &self.order) {
                     let (run, body) = (self.run, String::from_utf8_lossy(body));
                     return Err(Broken(format!(
                         "order {run}-{order} was asked for, and this came: {body}"
                     )));
                 }
-                // Only a repeat is a replay as a rule; the search is short.
-                if memchr::memmem::find(body, b"\"replayed\":true").is_some() {
-                    Code::REPLAYED
-                } else {
-                    Code::GRANTED
-                }
+                self.members.grant(body)
             }
             (200..300, _) => Code::OK,
-            _ => code_in(&self.code, body),
+            _ => self.members.code(body),
         };
         Ok(Answer { status, code })
     }
-}
-
-/// Whether the body of a granted grab begins with this order's id.
-fn names(body: &[u8], order: &[u8]) -> bool {
-    let rest = body.strip_prefix(b"{\"order_id\":\"");
-    let rest = rest.and_then(|rest| rest.strip_prefix(order));
-    rest.is_some_and(|rest| rest.first() == Some(&b'"'))
-}
-
-/// The code in a problem.
-pub(super) fn code_in(finder: &Finder<'_>, problem: &[u8]) -> Code {
-    let Some(at) = finder.find(problem) else {
-        return Code::OTHER;
-    };
-    let rest = &problem[at + finder.needle().len()..];
-    let end = memchr::memchr(b'"', rest).unwrap_or(rest.len());
-    Code::of(&rest[..end])
 }
 
 impl Protocol for Http {
@@ -242,11 +222,11 @@ impl Protocol for Http {
                     let order = step.order(index).expect("a batch is about orders");
                     self.run.push_order(order, out);
                 };
-                read_batch(body, *count, expected, &self.code, answers)?;
+                read_batch(body, *count, expected, &self.members, answers)?;
             }
             // A batch refused as a whole is refused for every grab in it.
             Step::Batch { count, .. } => {
-                let code = code_in(&self.code, body);
+                let code = self.members.code(body);
                 answers.extend((0..*count).map(|_| Answer { status, code }));
             }
             _ => answers.push(self.read_one(step, status, body)?),

@@ -7,6 +7,7 @@ mod address;
 mod answer;
 mod batch;
 mod http;
+mod members;
 mod plain;
 mod resp;
 
