@@ -18,7 +18,7 @@ use crate::failure::Failure;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qiang-load compare                       everything: about an hour
-  qiang-load compare --quick               a first look: about ten minutes
+  qiang-load compare --quick               a first look: about five minutes
   qiang-load compare --only grabs-64 --only batch --rounds 3
   qiang-load compare --qiang target/release/qiang --data-dir /mnt/disk -o json
 
