@@ -3,7 +3,7 @@
 //!
 //! Invariant: an order counts as acknowledged only after its `200` was read to the end, with the moment of that.
 
-use crate::{Client, Random};
+use crate::{Client, Random, wait_until};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -80,6 +80,18 @@ impl Buyers {
     /// Orders acknowledged so far.
     pub fn count(&self) -> usize {
         self.shared.sales.lock().expect(LOCK).len()
+    }
+
+    /// Waits for so many further acknowledged orders.
+    #[track_caller]
+    pub fn sell(&self, more: usize) {
+        let wanted = self.count() + more;
+        wait_until(GIVES_UP_AFTER * 2, "buyers get on", || {
+            let count = self.count();
+            (count >= wanted)
+                .then_some(())
+                .ok_or_else(|| format!("{count} of {wanted}"))
+        });
     }
 
     /// The orders acknowledged so far, in the order of their times.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a verb asks for has come about when it returns, as far as the cluster says so itself.
 
-use crate::{Node, wait_until};
+use crate::{Builder, Network, Node, Sale, audit, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,33 +10,79 @@ use std::time::Duration;
 /// Elections and catching up on a machine that is busy with something else.
 const SETTLES_WITHIN: Duration = Duration::from_mins(1);
 
+/// Of the sales that must be there, as many are asked for again at most: a few seconds' work.
+const ASKED_AGAIN_MAX: usize = 1000;
+
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
+    // Dropped first: processes before the network they are on.
     nodes: BTreeMap<u64, Node>,
+    network: Option<Network>,
 }
 
 impl Cluster {
     /// Nodes 1 and 2 in data centre `a`, 3 and 4 in `b`.
     #[track_caller]
     pub fn of_four() -> Self {
-        let mut cluster = Self {
-            nodes: BTreeMap::from([(1, Node::start())]),
-        };
-        for (id, dc) in [(2, "a"), (3, "b"), (4, "b")] {
-            cluster.add(id, dc);
-        }
-        cluster.settle();
+        let mut cluster = Self::of_one(Node::builder());
+        cluster.add_three();
         cluster
+    }
+
+    /// The same, each on a host of its own, so that the network between them can be cut; `environment` is that of
+    /// all. `Err` says why there can be no hosts here.
+    #[track_caller]
+    pub fn of_four_hosts(environment: &[(&str, &str)]) -> Result<Self, String> {
+        let mut network = Network::lay()?;
+        let own = network.host(1)?;
+        let first = with_environment(Node::builder(), environment).on(own);
+        let mut cluster = Self::of_one(first);
+        for (id, dc) in [(2, "a"), (3, "b"), (4, "b")] {
+            let own = network.host(id)?;
+            let node = Node::builder().number(id, dc).on(own);
+            cluster.add_built(with_environment(node, environment));
+        }
+        cluster.network = Some(network);
+        cluster.settle();
+        Ok(cluster)
+    }
+
+    /// A cluster that begins with one node.
+    #[track_caller]
+    pub fn of_one(first: Builder) -> Self {
+        Self {
+            nodes: BTreeMap::from([(first.id(), first.start())]),
+            network: None,
+        }
+    }
+
+    #[track_caller]
+    fn add_three(&mut self) {
+        for (id, dc) in [(2, "a"), (3, "b"), (4, "b")] {
+            self.add(id, dc);
+        }
+        self.settle();
+    }
+
+    /// The network between its nodes.
+    #[track_caller]
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("a cluster of hosts")
     }
 
     /// Starts a node and adds it, without waiting until it has everything.
     #[track_caller]
     pub fn add(&mut self, id: u64, dc: &str) {
-        let by = self.any().peer_address();
-        let mut node = Node::builder().number(id, dc).join(&by).prepare();
-        node.launch(false);
-        let body = json!({"node_id": id, "address": node.peer_address(), "dc": dc});
+        self.add_built(Node::builder().number(id, dc));
+    }
+
+    /// As [`Self::add`], with settings of its own.
+    #[track_caller]
+    pub fn add_built(&mut self, node: Builder) {
+        let node = self.start_beside(node);
+        let (id, address) = (node.id(), node.peer_address());
+        let body = json!({"node_id": id, "address": address, "dc": node.dc()});
         wait_until(SETTLES_WITHIN, "the node is added", || {
             let answer = self.any().post("/v1/cluster/nodes", &body);
             (answer.status == 200)
@@ -44,6 +90,25 @@ impl Cluster {
                 .ok_or_else(|| answer.to_string())
         });
         self.nodes.insert(id, node);
+    }
+
+    /// Starts a node that waits to be added.
+    #[track_caller]
+    pub fn start_beside(&self, node: Builder) -> Node {
+        let mut node = node.join(&self.any().peer_address()).prepare();
+        node.launch(false);
+        node
+    }
+
+    /// Takes in a node that was started beside it and has been added since.
+    pub fn take_in(&mut self, node: Node) {
+        self.nodes.insert(node.id(), node);
+    }
+
+    /// Gives up a node that has been removed.
+    #[track_caller]
+    pub fn give_up(&mut self, id: u64) -> Node {
+        self.nodes.remove(&id).expect("a node of the cluster")
     }
 
     /// Asks the cluster to let a node go, and stops it when it has gone.
@@ -88,7 +153,7 @@ impl Cluster {
     }
 
     /// All nodes that run.
-    pub fn running(&self) -> impl Iterator<Item = &Node> {
+    pub fn running(&self) -> impl Iterator<Item = &Node> + Clone {
         self.nodes.values().filter(|node| node.is_running())
     }
 
@@ -144,6 +209,37 @@ impl Cluster {
             },
         );
     }
+
+    /// Every sale is there, once, whoever is asked; nothing is oversold and the books balance.
+    ///
+    /// To be called when nothing is in flight.
+    #[track_caller]
+    pub fn has_all(&self, sales: &[Sale]) {
+        // Each is in the flows, as is seen below; some are asked for too, to see that the shards know them.
+        let step = sales.len().div_ceil(ASKED_AGAIN_MAX).max(1);
+        let nodes = self.running().cycle();
+        for (sale, node) in sales.iter().step_by(step).zip(nodes) {
+            let again = node.post("/v1/grabs", &sale.body).expect(200);
+            assert_eq!(
+                again["replayed"], true,
+                "an acknowledged grab is lost: {again}"
+            );
+        }
+        let books = audit(self.any());
+        for Sale { body, .. } in sales {
+            let text = |value: &Value| value.as_str().expect("a text").to_owned();
+            let promotion = text(&body["items"][0]["promotion_id"]);
+            let order = text(&body["order_id"]);
+            let held = books.order(&promotion, &order);
+            assert!(held.is_some(), "{order} was acknowledged and is gone");
+        }
+    }
+}
+
+fn with_environment(node: Builder, environment: &[(&str, &str)]) -> Builder {
+    environment
+        .iter()
+        .fold(node, |node, (name, value)| node.env(name, value))
 }
 
 fn unsettled(group: &Value) -> Option<String> {

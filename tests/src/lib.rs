@@ -18,15 +18,18 @@
 
 mod audit;
 mod buyers;
+mod callers;
 mod cli;
 mod clock;
 mod cluster;
+mod disk;
 mod flow;
 mod history;
 mod http;
 mod linearizable;
 mod load;
 mod murmur;
+mod network;
 mod node;
 mod partition;
 mod random;
@@ -37,15 +40,18 @@ mod walk;
 
 pub use audit::{Audit, audit};
 pub use buyers::{Buyers, Gap, Sale};
+pub use callers::Callers;
 pub use cli::{Run, run, run_within};
 pub use clock::{instant_at, millis_since_epoch, parse_rfc3339_ms, rfc3339};
 pub use cluster::Cluster;
+pub use disk::SmallDisk;
 pub use flow::{Flow, Kind};
 pub use history::{Call, Event, GrabOutcome, Recorder, ReturnOutcome};
 pub use http::{Answer, Client};
 pub use linearizable::{STEPS_MAX, Verdict, check, check_promotion};
 pub use load::{Acknowledged, Load};
 pub use murmur::{SHARDS, id_on_another_shard, id_on_shard, shard_of};
+pub use network::{Host, Network};
 pub use node::{Builder, Node, binary, free_port};
 pub use partition::{Direction, PeerProxy};
 pub use random::Random;

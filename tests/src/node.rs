@@ -3,10 +3,10 @@
 //! Invariant: a node never outlives the test that started it, and when that test fails, what the node wrote to its
 //! output is printed.
 
-use crate::{Client, Run, run, wait_until};
+use crate::{Client, Host, PeerProxy, Run, run, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File, OpenOptions};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -74,6 +74,7 @@ pub struct Builder {
     data_dir: Option<PathBuf>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
+    host: Option<Host>,
 }
 
 impl Default for Builder {
@@ -85,6 +86,7 @@ impl Default for Builder {
             data_dir: None,
             flags: Vec::new(),
             environment: Vec::new(),
+            host: None,
         }
     }
 }
@@ -103,6 +105,18 @@ impl Builder {
     pub fn join(mut self, peer_address: &str) -> Self {
         self.join = Some(peer_address.to_owned());
         self
+    }
+
+    /// Runs it on a host of its own. It is reached through a door on this machine, its peers only over the hosts' network.
+    #[must_use]
+    pub fn on(mut self, host: Host) -> Self {
+        self.host = Some(host);
+        self
+    }
+
+    /// The number it is to have.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Keeps the data in `path` instead of a temporary directory.
@@ -141,12 +155,21 @@ impl Builder {
         let home = TempDir::with_prefix("qiang-test-").expect("a temporary directory");
         let data_dir = self.data_dir.unwrap_or_else(|| home.path().join("data"));
         let (http, peer) = (free_port(), free_port());
+        let listens = SocketAddr::from((Ipv4Addr::LOCALHOST, http));
+        let door = self
+            .host
+            .clone()
+            .map(|host| PeerProxy::start_into(host, listens));
+        let asked = door.as_ref().map_or(listens, PeerProxy::address);
         Node {
             id: self.id,
             dc: self.dc,
             join: self.join,
-            client: Client::new(&format!("127.0.0.1:{http}")),
-            http,
+            client: Client::new(&asked.to_string()),
+            listens,
+            asked,
+            host: self.host,
+            _door: door,
             peer,
             data_dir,
             home,
@@ -164,7 +187,12 @@ pub struct Node {
     dc: String,
     join: Option<String>,
     client: Client,
-    http: u16,
+    /// Its public address where it runs.
+    listens: SocketAddr,
+    /// The same for clients on this machine: another one if it runs on a host of its own.
+    asked: SocketAddr,
+    host: Option<Host>,
+    _door: Option<PeerProxy>,
     peer: u16,
     data_dir: PathBuf,
     home: TempDir,
@@ -200,12 +228,16 @@ impl Node {
 
     /// The public address, `127.0.0.1:port`.
     pub fn http_address(&self) -> String {
-        format!("127.0.0.1:{}", self.http)
+        self.asked.to_string()
     }
 
-    /// The address for other nodes, `127.0.0.1:port`.
+    /// The address for other nodes, `127.0.0.1:port` or that of its host.
     pub fn peer_address(&self) -> String {
-        format!("127.0.0.1:{}", self.peer)
+        let host = self
+            .host
+            .as_ref()
+            .map_or(Ipv4Addr::LOCALHOST, Host::address);
+        format!("{host}:{}", self.peer)
     }
 
     /// Its number in the cluster.
@@ -315,12 +347,15 @@ impl Node {
     }
 
     fn serve_command(&self, bootstrap: bool) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = match &self.host {
+            Some(host) => host.command(&binary()),
+            None => Command::new(binary()),
+        };
         command
             .arg("serve")
             .arg("--data-dir")
             .arg(&self.data_dir)
-            .args(["--listen", &self.http_address()])
+            .args(["--listen", &self.listens.to_string()])
             .args(["--peer-listen", &self.peer_address()])
             .args(["--node-id", &self.id.to_string(), "--dc", &self.dc])
             .args(&self.flags)

@@ -1,6 +1,7 @@
 //! A network that can be broken: a TCP proxy for the way between two nodes, pulled apart and put together by a test.
 //!
 //! To stand between nodes, a proxy's address is announced as a node's peer address, and its target is where that node listens.
+//! A proxy whose target is on a [`Host`] is the door to that host for clients outside.
 //!
 //! Invariant: what a connection delivers is a beginning of what was sent, without holes, as with any TCP. So a connection that
 //! lost bytes in a cut never delivers any more: it stays open and silent while the cut lasts, and is closed by [`PeerProxy::heal`].
@@ -16,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::{free_port, wait_until};
+use crate::{Host, free_port, wait_until};
 use connection::Connection;
 
 /// How long the proxy tries to listen on a port, for the first time or after having refused connections.
@@ -76,6 +77,8 @@ pub struct PeerProxy {
 #[derive(Debug)]
 struct Shared {
     target: SocketAddr,
+    /// Where the target is, if not on this machine's own network.
+    host: Option<Host>,
     rules: Mutex<Rules>,
     /// The rules have changed.
     changed: Condvar,
@@ -88,6 +91,15 @@ struct Shared {
 impl PeerProxy {
     /// A proxy to `target` on a free loopback port; everything passes until told otherwise. Nobody needs to listen at `target` yet.
     pub fn start(target: SocketAddr) -> Self {
+        Self::start_with(target, None)
+    }
+
+    /// As [`Self::start`], to a `target` as it is seen on `host`.
+    pub fn start_into(host: Host, target: SocketAddr) -> Self {
+        Self::start_with(target, Some(host))
+    }
+
+    fn start_with(target: SocketAddr, host: Option<Host>) -> Self {
         let listener = wait_until(LISTENS_WITHIN, "the proxy listens", || {
             // Not a port that the system gives to outgoing connections: a refused one could then meet itself.
             let port = free_port();
@@ -98,6 +110,7 @@ impl PeerProxy {
             .expect("a bound socket has an address");
         let shared = Arc::new(Shared {
             target,
+            host,
             rules: Mutex::new(Rules {
                 to_target: Passage::Open,
                 from_target: Passage::Open,
@@ -211,6 +224,13 @@ impl Drop for PeerProxy {
 }
 
 impl Shared {
+    fn dial(&self) -> std::io::Result<TcpStream> {
+        match &self.host {
+            Some(host) => host.connect(self.target),
+            None => TcpStream::connect(self.target),
+        }
+    }
+
     fn rules(&self) -> MutexGuard<'_, Rules> {
         self.rules.lock().expect(LOCK)
     }
@@ -279,7 +299,7 @@ fn connect(near: TcpStream, shared: &Arc<Shared>) {
     let far = if rules.cuts() {
         None
     } else {
-        match TcpStream::connect(shared.target) {
+        match shared.dial() {
             Ok(far) => Some(far),
             Err(_) => return,
         }
