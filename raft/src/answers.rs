@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use openraft::Snapshot;
 use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
-use qiang_engine::codec;
+use qiang_engine::{Command, codec};
 use qiang_storage::GroupId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -241,7 +241,7 @@ async fn install(
 }
 
 async fn forwarded(node: &Node, payload: &[u8]) -> Result<crate::rpc::ForwardAnswer, String> {
-    let forwarded: Forwarded = decode(payload)?;
+    let forwarded: Forwarded<Command> = decode(payload)?;
     Ok(node.router().answer_forwarded(forwarded).await)
 }
 

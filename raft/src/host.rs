@@ -1,5 +1,5 @@
-//! The threads that actors live on. A thread owns several actors and nobody else touches them; it
-//! sleeps while none has anything to do.
+//! The tasks that actors live in. A task owns its actor and nobody else touches it; it sleeps while there is
+//! nothing to do.
 //!
 //! One round of an actor: take what the log has to say, then, if it may decide, drain the mailbox to
 //! a limit, decide, and propose all that was accepted as one entry.
@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam::sync::Parker;
 use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::ClientWriteError;
@@ -19,22 +18,22 @@ use qiang_engine::shard::Moment;
 use qiang_engine::{Refusal, Replica, Tag};
 use rand::RngExt;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 
 use crate::board::Board;
 use crate::group::{ShardGroup, has_lease};
 use crate::mailbox::{LogEvent, Reply};
 use crate::node::{CourierJob, PolicyCell};
 use crate::types::{LogId, OnEnd, Payload, TypeConfig};
-use crate::world::{Clock, Random, random_u64, spawn_on};
+use crate::world::{Clock, Random, is_simulated, random_u64, spawn_on};
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
 const ROUND_EVENTS_MAX: usize = 1024;
 
-/// How long a thread sleeps at most: deadlines are looked at this often, and a tenth of a second is
+/// How long an actor sleeps at most: deadlines are looked at this often, and a tenth of a second is
 /// little beside the second that they are promised within.
-const SLEEP_MAX: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often an actor looks at ends of promotions, retention and guests to be told.
 const CHORES_INTERVAL: Duration = Duration::from_millis(200);
@@ -79,44 +78,31 @@ enum StopReason {
     Raft(String),
 }
 
-/// Runs the actors of one thread until `stop`.
-pub fn run_seats(mut seats: Vec<Seat>, parker: &Parker, stop: &AtomicBool) {
-    let _guard = AbortOnPanic;
+/// Runs an actor until `stop`.
+pub async fn run_seat(mut seat: Seat, stop: Arc<AtomicBool>) {
+    // A simulation sees for itself that a shard stands still.
+    let _guard = (!is_simulated()).then_some(AbortOnPanic);
+    let mailbox = seat.group.mailbox.clone();
     while !stop.load(Ordering::Acquire) {
-        let mut busy = false;
-        for seat in &mut seats {
-            busy |= seat.run_round();
+        if !seat.run_round() {
+            mailbox.stirred().await;
         }
-        if !busy {
-            parker.park_timeout(SLEEP_MAX);
-        }
+        // Whoever is ready to speak does so first, so that what comes together is decided together.
+        tokio::task::yield_now().await;
     }
-    for seat in &mut seats {
-        seat.give_up();
+    seat.give_up();
+}
+
+/// Has every actor look around at least every [`LOOK_INTERVAL`], until `stop`.
+pub async fn run_clockwork(groups: Vec<Arc<ShardGroup>>, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Acquire) {
+        sleep(LOOK_INTERVAL).await;
+        groups.iter().for_each(|group| group.mailbox.wake());
     }
 }
 
-/// The same in a task, for a simulation, whose only thread nobody may keep.
-pub async fn run_seats_in_task(mut seats: Vec<Seat>, wake: Arc<Notify>, stop: Arc<AtomicBool>) {
-    while !stop.load(Ordering::Acquire) {
-        let mut busy = false;
-        for seat in &mut seats {
-            busy |= seat.run_round();
-        }
-        if busy {
-            tokio::task::yield_now().await;
-        } else {
-            // Whether woken or not, it looks around.
-            let _ = tokio::time::timeout(SLEEP_MAX, wake.notified()).await;
-        }
-    }
-    for seat in &mut seats {
-        seat.give_up();
-    }
-}
-
-/// Ends the process when its thread panics. A panic in an actor is a bug that leaves its shard, and all
-/// others of the thread, in a state that cannot be trusted; a restart recovers them from their flows.
+/// Ends the process when its actor panics, which is a bug that leaves the shard in a state that cannot be trusted; a
+/// restart recovers it from its flows.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {

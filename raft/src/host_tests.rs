@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use crossbeam::sync::Parker;
 use openraft::impls::leader_id_adv::LeaderId;
 use qiang_engine::promotion::Terms;
 use qiang_engine::{Command, PromotionId, Replica, ShardId, UnixMs};
 
 use super::*;
-use crate::mailbox::{Mailbox, Wake};
+use crate::mailbox::Mailbox;
 use crate::node::Policy;
 
 fn seat() -> Seat {
@@ -26,7 +25,7 @@ fn seat() -> Seat {
         lease: Duration::ZERO,
         clock: Clock::default(),
     };
-    let mailbox = Mailbox::new(Wake::Thread(Parker::new().unparker().clone()));
+    let mailbox = Mailbox::new();
     Seat::new(Arc::new(ShardGroup::new(ShardId(0), mailbox)), around)
 }
 
@@ -48,7 +47,7 @@ fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
         terms: Box::new(Terms::default()),
     };
     actor
-        .handle_command(&create, Reply::slot().0)
+        .handle_command(&create, Reply::to_nobody())
         .expect("a command");
     actor.end_turn();
     assert_eq!((actor.deciding(), actor.pending()), (true, 1));

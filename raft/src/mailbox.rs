@@ -1,17 +1,17 @@
 //! The way into an actor: one bounded mailbox for clients, one queue for what the log says, and the
-//! thread to wake. Handles are cheap to clone.
+//! task to wake. Handles are cheap to clone.
 //!
-//! Invariant: every command handed over is answered exactly once. A reply slot that is dropped
+//! Invariant: every command handed over is answered exactly once. A reply that is dropped
 //! answers `outcome_unknown` by itself, so no caller waits for ever or is told what may be wrong.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use crossbeam::queue::SegQueue;
-use crossbeam::sync::Unparker;
 use qiang_engine::{Answer, Command, Refusal, Replica, Tag};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use crate::types::LogId;
 
@@ -21,31 +21,76 @@ const MAILBOX_COMMANDS_MAX: usize = 32_768;
 /// Entries that may wait for one actor before `apply` holds back.
 const LOG_EVENTS_MAX: usize = 1024;
 
-/// One caller's reply.
+/// What a command came to.
+pub type Outcome = Result<Answer, Refusal>;
+
+/// The reply to one of the commands that a caller has handed over together.
 #[derive(Debug)]
-pub struct Reply(Option<oneshot::Sender<Result<Answer, Refusal>>>);
+pub struct Reply(Option<(Arc<Gathering>, usize)>);
+
+/// The answers that one caller waits for, in the order of the commands.
+#[derive(Debug)]
+struct Gathering {
+    answers: Mutex<Vec<Option<Outcome>>>,
+    lacking: AtomicUsize,
+    complete: Notify,
+}
 
 impl Reply {
-    /// A reply slot and where its answer arrives.
-    pub fn slot() -> (Self, oneshot::Receiver<Result<Answer, Refusal>>) {
-        let (sender, receiver) = oneshot::channel();
-        (Reply(Some(sender)), receiver)
+    /// A reply that nobody waits for.
+    #[cfg(test)]
+    pub fn to_nobody() -> Self {
+        Reply(None)
     }
 
     /// Answers.
-    pub fn send(mut self, result: Result<Answer, Refusal>) {
-        if let Some(sender) = self.0.take() {
-            // A caller that stopped waiting learns the outcome when it repeats the order id.
-            let _ = sender.send(result);
+    pub fn send(mut self, outcome: Outcome) {
+        self.fill(outcome);
+    }
+
+    fn fill(&mut self, outcome: Outcome) {
+        if let Some((gathering, position)) = self.0.take() {
+            gathering.take(position, outcome);
         }
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if let Some(sender) = self.0.take() {
-            let _ = sender.send(Err(Refusal::OutcomeUnknown));
+        self.fill(Err(Refusal::OutcomeUnknown));
+    }
+}
+
+impl Gathering {
+    fn of(count: usize) -> Arc<Self> {
+        Arc::new(Gathering {
+            answers: Mutex::new(vec![None; count]),
+            lacking: AtomicUsize::new(count),
+            complete: Notify::new(),
+        })
+    }
+
+    fn take(&self, position: usize, outcome: Outcome) {
+        // A caller that stopped waiting learns the outcome when it repeats the order id.
+        if let Some(answer) = self.lock().get_mut(position) {
+            *answer = Some(outcome);
         }
+        if self.lacking.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.complete.notify_one();
+        }
+    }
+
+    /// The answers that there are by `deadline`, and `outcome_unknown` for those that there are not.
+    async fn until(&self, deadline: Instant) -> Vec<Outcome> {
+        // Whether all are there or the time is over, what is there is told.
+        let _ = timeout_at(deadline, self.complete.notified()).await;
+        let answers = std::mem::take(&mut *self.lock());
+        let or_unknown = |answer: Option<Outcome>| answer.unwrap_or(Err(Refusal::OutcomeUnknown));
+        answers.into_iter().map(or_unknown).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Outcome>>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,30 +112,13 @@ pub enum LogEvent {
     Reset,
 }
 
-/// How an actor that sleeps is woken: it lives on a thread, or, in a simulation, in a task.
-pub enum Wake {
-    /// The thread.
-    Thread(Unparker),
-    /// The task.
-    Task(Arc<Notify>),
-}
-
-impl Wake {
-    fn wake(&self) {
-        match self {
-            Wake::Thread(unparker) => unparker.unpark(),
-            Wake::Task(notify) => notify.notify_one(),
-        }
-    }
-}
-
 struct Inner {
     commands: SegQueue<(Command, Reply)>,
     commands_waiting: AtomicUsize,
     log: SegQueue<LogEvent>,
     log_waiting: AtomicUsize,
     log_drained: Notify,
-    wake: Wake,
+    stirred: Notify,
 }
 
 /// A handle to one actor's mailbox.
@@ -98,37 +126,50 @@ struct Inner {
 pub struct Mailbox(Arc<Inner>);
 
 impl Mailbox {
-    pub(crate) fn new(wake: Wake) -> Self {
+    pub(crate) fn new() -> Self {
         Mailbox(Arc::new(Inner {
             commands: SegQueue::new(),
             commands_waiting: AtomicUsize::new(0),
             log: SegQueue::new(),
             log_waiting: AtomicUsize::new(0),
             log_drained: Notify::new(),
-            wake,
+            stirred: Notify::new(),
         }))
     }
 
-    /// Hands a command over. A full mailbox answers `overloaded` at once.
-    pub fn send(&self, command: Command, reply: Reply) {
+    /// Hands commands over and waits for all their answers until `deadline`, in the order of the commands. What finds no
+    /// room is `overloaded` at once, what is not answered in time has an unknown outcome.
+    pub async fn ask(&self, commands: &[&Command], deadline: Instant) -> Vec<Outcome> {
+        if commands.is_empty() {
+            return Vec::new();
+        }
+        let gathering = Gathering::of(commands.len());
+        for (position, command) in commands.iter().enumerate() {
+            self.put(
+                (*command).clone(),
+                Reply(Some((gathering.clone(), position))),
+            );
+        }
+        self.wake();
+        gathering.until(deadline).await
+    }
+
+    fn put(&self, command: Command, reply: Reply) {
         if self.0.commands_waiting.fetch_add(1, Ordering::Relaxed) >= MAILBOX_COMMANDS_MAX {
             self.0.commands_waiting.fetch_sub(1, Ordering::Relaxed);
             return reply.send(Err(Refusal::Overloaded));
         }
         self.0.commands.push((command, reply));
-        self.0.wake.wake();
-    }
-
-    /// Hands a command over and waits for its answer.
-    pub async fn ask(&self, command: Command) -> Result<Answer, Refusal> {
-        let (reply, answer) = Reply::slot();
-        self.send(command, reply);
-        answer.await.unwrap_or(Err(Refusal::OutcomeUnknown))
     }
 
     /// Has the actor look around now.
     pub(crate) fn wake(&self) {
-        self.0.wake.wake();
+        self.0.stirred.notify_one();
+    }
+
+    /// Waits until there is something for the actor, or it was told to look around.
+    pub(crate) async fn stirred(&self) {
+        self.0.stirred.notified().await;
     }
 
     /// Commands that wait.
@@ -147,7 +188,7 @@ impl Mailbox {
     pub(crate) fn push_log(&self, event: LogEvent) {
         self.0.log_waiting.fetch_add(1, Ordering::Relaxed);
         self.0.log.push(event);
-        self.0.wake.wake();
+        self.wake();
     }
 
     pub(crate) fn take_log(&self) -> Option<LogEvent> {

@@ -6,7 +6,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use qiang_engine::promotion::Rate;
@@ -31,7 +30,7 @@ use crate::peer::{Credentials, Dial, Handler, Peers, Stream, Tcp, serve};
 use crate::reconcile::run_reconciler;
 use crate::router::Router;
 use crate::rpc::{Introduction, Members, NodeReport};
-use crate::start::{open_store, raft_config, seat_actors, stop_threads};
+use crate::start::{open_store, raft_config, seat_actors, stop_actors};
 use crate::types::NodeInfo;
 use crate::world::{BEAT, Clock, blocking, spawn};
 
@@ -55,8 +54,6 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// What to do if the data directory is empty or absent.
     pub begin: Begin,
-    /// Threads for actors; 0 means one per core, at most one per shard.
-    pub actor_threads: usize,
     /// Entries of a group after which its next snapshot is built.
     pub snapshot_entries: u64,
     /// Entries that Raft keeps behind a snapshot, for followers that are a little behind.
@@ -124,8 +121,6 @@ pub struct World {
     pub clock: Clock,
     /// A store that is already open, instead of the one in the data directory.
     pub store: Option<Store>,
-    /// Whether actors live in a task of the runtime instead of threads of their own.
-    pub actors_in_tasks: bool,
 }
 
 impl Default for World {
@@ -134,7 +129,6 @@ impl Default for World {
             dial: Arc::new(Tcp),
             clock: Clock::default(),
             store: None,
-            actors_in_tasks: false,
         }
     }
 }
@@ -263,7 +257,7 @@ struct Inner {
     started_at: UnixMs,
     stop: Arc<AtomicBool>,
     stopped: watch::Sender<bool>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    actors: Mutex<Vec<Task<()>>>,
     tasks: Mutex<Vec<Task<()>>>,
 }
 
@@ -288,7 +282,7 @@ impl Node {
             clock: world.clock.clone(),
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let (shards, threads) = seat_actors(&options, &world, &around, &stop)?;
+        let (shards, actors) = seat_actors(&around, &stop);
         let identity = store.identity();
         let credentials =
             Credentials::new(&identity.cluster_id, identity.incarnation, identity.node_id);
@@ -312,7 +306,7 @@ impl Node {
             Ok(flows) => flows,
             Err(error) => {
                 groups.stop_all().await;
-                stop_threads(&stop, threads);
+                stop_actors(&stop, &groups.shards, actors).await;
                 return Err(error);
             }
         };
@@ -337,7 +331,7 @@ impl Node {
             draining: AtomicBool::new(false),
             stop,
             stopped: watch::Sender::new(false),
-            threads: Mutex::new(threads),
+            actors: Mutex::new(actors),
             tasks: Mutex::new(tasks),
         };
         let node = Node {
@@ -417,7 +411,19 @@ impl Node {
         command: Command,
         deadline: Instant,
     ) -> Result<Answer, Refusal> {
-        self.inner.router.ask(shard, command, deadline).await
+        let outcomes = self.ask_many(shard, &[command], deadline).await;
+        let outcome = outcomes.into_iter().next();
+        outcome.expect("one command has one outcome")
+    }
+
+    /// Has the leader of `shard` answer `commands`, independent of each other, each as [`Node::ask`] would.
+    pub async fn ask_many(
+        &self,
+        shard: ShardId,
+        commands: &[Command],
+        deadline: Instant,
+    ) -> Vec<Result<Answer, Refusal>> {
+        self.inner.router.ask(shard, commands, deadline).await
     }
 
     /// The time by this node's clock.
@@ -650,20 +656,18 @@ impl Node {
         self.inner.stopped.send_replace(true);
         self.inner.groups.stop_all().await;
         self.inner.groups.peers.close();
-        let threads = std::mem::take(
+        let actors = std::mem::take(
             &mut *self
                 .inner
-                .threads
+                .actors
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        let (stop, store) = (self.inner.stop.clone(), self.inner.groups.store.clone());
-        let stopped = blocking(move || {
-            stop_threads(&stop, threads);
-            store.close();
-        });
-        if let Err(error) = stopped.await {
-            tracing::error!(%error, "stopping the node's threads panicked");
+        let groups = &self.inner.groups;
+        stop_actors(&self.inner.stop, &groups.shards, actors).await;
+        let store = groups.store.clone();
+        if let Err(error) = blocking(move || store.close()).await {
+            tracing::error!(%error, "closing the store panicked");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The way of a command to the leader of its shard, wherever that is: here, or forwarded; and again, until
-//! the deadline, while leaders change.
+//! The way of commands to the leader of their shard, wherever that is: here, or forwarded, many to a frame; and again,
+//! until the deadline, while leaders change.
 //!
 //! Invariant: a command whose outcome is unknown is repeated only if twice is the same as once, and what
 //! such a repeat refuses is not told as a refusal: the first may still take effect.
@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qiang_engine::routing::SHARDS;
-use qiang_engine::{Answer, Command, Refusal, ShardId, codec};
+use qiang_engine::{Command, Refusal, ShardId, codec};
 use qiang_storage::GroupId;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use crate::groups::Groups;
+use crate::mailbox::Outcome;
 use crate::peer::{CallError, Lane};
 use crate::rpc::{self, ForwardAnswer, Forwarded, Kind};
 
@@ -22,12 +23,76 @@ const PAUSE_MAX: Duration = Duration::from_millis(40);
 
 /// What asking one node came to.
 enum Tried {
-    Answered(Result<Answer, Refusal>),
+    /// An answer to each command.
+    Answered(Vec<Outcome>),
     /// Nothing was done; somebody else may lead.
     NotDone {
         leader: Option<u64>,
     },
     Unknown,
+}
+
+/// Commands on their way, and what they came to so far.
+struct Journey<'a> {
+    commands: &'a [Command],
+    outcomes: Vec<Option<Outcome>>,
+    /// Whether an attempt may have taken effect, by command.
+    unknown: Vec<bool>,
+}
+
+impl<'a> Journey<'a> {
+    fn of(commands: &'a [Command]) -> Self {
+        Journey {
+            commands,
+            outcomes: vec![None; commands.len()],
+            unknown: vec![false; commands.len()],
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.outcomes.iter().all(Option::is_some)
+    }
+
+    /// Positions of commands without an outcome, ascending.
+    fn open(&self) -> Vec<usize> {
+        let positions = 0..self.commands.len();
+        positions
+            .filter(|position| self.outcomes[*position].is_none())
+            .collect()
+    }
+
+    /// Takes what the attempt at the command at `position` came to; it stays open if it is to be tried again.
+    fn take(&mut self, position: usize, outcome: Outcome) {
+        let command = &self.commands[position];
+        self.outcomes[position] = match outcome {
+            Err(Refusal::Unavailable) => None,
+            Err(Refusal::OutcomeUnknown) if command.may_repeat() => {
+                self.unknown[position] = true;
+                None
+            }
+            // The attempt before may still take effect where this one did not.
+            Err(Refusal::Rejected(_)) if self.may_have_happened(position) => {
+                Some(Err(Refusal::OutcomeUnknown))
+            }
+            outcome => Some(outcome),
+        };
+    }
+
+    fn may_have_happened(&self, position: usize) -> bool {
+        self.unknown[position] && !self.commands[position].is_read()
+    }
+
+    /// The time is over: what is still open ends with what is known of it.
+    fn end(mut self) -> Vec<Outcome> {
+        for position in self.open() {
+            self.outcomes[position] = Some(Err(if self.may_have_happened(position) {
+                Refusal::OutcomeUnknown
+            } else {
+                Refusal::Unavailable
+            }));
+        }
+        self.outcomes.into_iter().flatten().collect()
+    }
 }
 
 /// Finds leaders.
@@ -41,46 +106,28 @@ impl Router {
         Router { groups }
     }
 
-    /// Has the leader of `shard` answer `command`.
+    /// Has the leader of `shard` answer `commands`, independent of each other, in their order.
     pub async fn ask(
         &self,
         shard: ShardId,
-        command: Command,
+        commands: &[Command],
         deadline: Instant,
-    ) -> Result<Answer, Refusal> {
+    ) -> Vec<Outcome> {
+        let mut journey = Journey::of(commands);
         if shard.0 >= SHARDS {
-            return Err(Refusal::Unavailable);
+            return journey.end();
         }
         let mut pause = PAUSE_MIN;
-        let mut unknown = false;
         let mut hint = None;
         let mut attempt = 0;
         loop {
-            let tried = match hint.take().or_else(|| self.leader(shard, attempt)) {
-                Some(leader) if leader == self.groups.node_id => {
-                    self.ask_here(shard, &command, deadline).await
-                }
-                Some(leader) => self.forward(leader, shard, &command, deadline).await,
-                None => Tried::NotDone { leader: None },
-            };
-            match tried {
-                // The attempt before may still take effect where this one did not.
-                Tried::Answered(Err(Refusal::Rejected(_))) if unknown && !command.is_read() => {
-                    return Err(Refusal::OutcomeUnknown);
-                }
-                Tried::Answered(answer) => return answer,
-                Tried::NotDone { leader } => hint = leader,
-                Tried::Unknown if command.may_repeat() => unknown = true,
-                Tried::Unknown => return Err(Refusal::OutcomeUnknown),
+            let leader = hint.take().or_else(|| self.leader(shard, attempt));
+            hint = self.attempt(leader, shard, &mut journey, deadline).await;
+            let in_vain = || Instant::now() + pause >= deadline || self.is_hopeless(shard);
+            if journey.is_over() || in_vain() {
+                return journey.end();
             }
             attempt += 1;
-            if Instant::now() + pause >= deadline || self.is_hopeless(shard) {
-                return Err(if unknown && !command.is_read() {
-                    Refusal::OutcomeUnknown
-                } else {
-                    Refusal::Unavailable
-                });
-            }
             if hint.is_none() {
                 sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -88,8 +135,41 @@ impl Router {
         }
     }
 
+    /// Asks `leader` what is still open; who leads instead, if that is learnt.
+    async fn attempt(
+        &self,
+        leader: Option<u64>,
+        shard: ShardId,
+        journey: &mut Journey<'_>,
+        deadline: Instant,
+    ) -> Option<u64> {
+        let open = journey.open();
+        let commands: Vec<&Command> = open.iter().map(|at| &journey.commands[*at]).collect();
+        let tried = match leader {
+            Some(leader) if leader == self.groups.node_id => {
+                let mailbox = &self.groups.shards[usize::from(shard.0)].mailbox;
+                Tried::Answered(mailbox.ask(&commands, deadline).await)
+            }
+            Some(leader) => self.forward(leader, shard, commands, deadline).await,
+            None => Tried::NotDone { leader: None },
+        };
+        match tried {
+            Tried::Answered(outcomes) => {
+                let answered = open.into_iter().zip(outcomes);
+                answered.for_each(|(position, outcome)| journey.take(position, outcome));
+                None
+            }
+            Tried::NotDone { leader } => leader,
+            Tried::Unknown => {
+                let unknown = |position| journey.take(position, Err(Refusal::OutcomeUnknown));
+                open.into_iter().for_each(unknown);
+                None
+            }
+        }
+    }
+
     /// The answer to another node's question for a shard that it believes is led here.
-    pub async fn answer_forwarded(&self, forwarded: Forwarded) -> ForwardAnswer {
+    pub async fn answer_forwarded(&self, forwarded: Forwarded<Command>) -> ForwardAnswer {
         let shard = ShardId(forwarded.shard);
         let deadline = Instant::now() + Duration::from_millis(forwarded.patience_ms);
         let elsewhere = |leader: Option<u64>| ForwardAnswer::Elsewhere {
@@ -101,11 +181,14 @@ impl Router {
         if !raft.is_leader() {
             return elsewhere(raft.look(|metrics| metrics.current_leader));
         }
-        match self.ask_here(shard, &forwarded.command, deadline).await {
-            Tried::Answered(answer) => ForwardAnswer::Decided(answer),
-            Tried::NotDone { .. } => elsewhere(raft.look(|metrics| metrics.current_leader)),
-            Tried::Unknown => ForwardAnswer::Decided(Err(Refusal::OutcomeUnknown)),
+        let commands: Vec<&Command> = forwarded.commands.iter().collect();
+        let mailbox = &self.groups.shards[usize::from(shard.0)].mailbox;
+        let outcomes = mailbox.ask(&commands, deadline).await;
+        let nothing_done = |outcome: &Outcome| matches!(outcome, Err(Refusal::Unavailable));
+        if outcomes.iter().all(nothing_done) {
+            return elsewhere(raft.look(|metrics| metrics.current_leader));
         }
+        ForwardAnswer::Decided(outcomes)
     }
 
     /// Who leads a shard, as far as this node knows; where it has no replica, one that has.
@@ -134,27 +217,18 @@ impl Router {
         group.stopped().is_some() && self.groups.raft(GroupId(shard.0)).is_none_or(alone)
     }
 
-    async fn ask_here(&self, shard: ShardId, command: &Command, deadline: Instant) -> Tried {
-        let mailbox = &self.groups.shards[usize::from(shard.0)].mailbox;
-        match timeout_at(deadline, mailbox.ask(command.clone())).await {
-            Ok(Err(Refusal::Unavailable)) => Tried::NotDone { leader: None },
-            Ok(Err(Refusal::OutcomeUnknown)) => Tried::Unknown,
-            Ok(answer) => Tried::Answered(answer),
-            Err(_) => Tried::Answered(Err(Refusal::OutcomeUnknown)),
-        }
-    }
-
     async fn forward(
         &self,
         leader: u64,
         shard: ShardId,
-        command: &Command,
+        commands: Vec<&Command>,
         deadline: Instant,
     ) -> Tried {
+        let count = commands.len();
         let patience = deadline.saturating_duration_since(Instant::now());
         let forwarded = Forwarded {
             shard: shard.0,
-            command: command.clone(),
+            commands,
             patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
         };
         let payload = codec::encode(&forwarded).into();
@@ -163,18 +237,14 @@ impl Router {
             .peers
             .call(leader, Lane::Forward, Kind::Forward as u8, payload);
         match rpc::answer::<ForwardAnswer>(call.within(patience).await) {
-            Ok(ForwardAnswer::Decided(Err(Refusal::Unavailable))) => {
-                Tried::NotDone { leader: None }
+            Ok(ForwardAnswer::Decided(outcomes)) if outcomes.len() == count => {
+                Tried::Answered(outcomes)
             }
-            Ok(ForwardAnswer::Decided(Err(Refusal::OutcomeUnknown))) => Tried::Unknown,
-            Ok(ForwardAnswer::Decided(answer)) => Tried::Answered(answer),
+            Ok(ForwardAnswer::Decided(_)) => Tried::Unknown,
             Ok(ForwardAnswer::Elsewhere { leader }) => Tried::NotDone { leader },
             Err(rpc::Error::Call(CallError::NotSent(_))) => Tried::NotDone { leader: None },
-            Err(rpc::Error::Call(CallError::TimedOut)) => {
-                Tried::Answered(Err(Refusal::OutcomeUnknown))
-            }
             Err(error) => {
-                tracing::debug!(leader, shard = shard.0, %error, "a forwarded command's outcome is not known");
+                tracing::debug!(leader, shard = shard.0, %error, "the outcome of forwarded commands is not known");
                 Tried::Unknown
             }
         }

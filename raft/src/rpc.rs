@@ -5,13 +5,13 @@ use bytes::Bytes;
 use openraft::raft::AppendEntriesRequest;
 use openraft::type_config::alias::{SnapshotMetaOf, VoteOf};
 use qiang_engine::codec;
-use qiang_engine::command::{Answer, Command, Refusal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, ClusterChange};
 use crate::flows::FlowQuery;
 use crate::group::GroupStatus;
+use crate::mailbox::Outcome;
 use crate::meta::ConfigVersion;
 use crate::peer::CallError;
 use crate::types::{LogId, NodeInfo, TypeConfig, decode_entry, encode_entry};
@@ -32,7 +32,7 @@ pub enum Kind {
     SnapshotChunk = 5,
     /// [`SnapshotInstall`], to one group.
     SnapshotInstall = 6,
-    /// [`Forwarded`]: a client's command for a shard that is led there.
+    /// [`Forwarded`]: clients' commands for a shard that is led there.
     Forward = 7,
     /// [`MetaRequest`]: for the leader of the meta group.
     Meta = 8,
@@ -141,22 +141,22 @@ pub struct SnapshotInstall {
     pub bytes: u64,
 }
 
-/// A client's command on its way to a leader.
+/// Clients' commands on their way to a leader. `C` is a command, or on the asking side a reference to one.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Forwarded {
+pub struct Forwarded<C> {
     /// The shard.
     pub shard: u16,
     /// What is asked.
-    pub command: Command,
+    pub commands: Vec<C>,
     /// How long the asking side waits, in milliseconds.
     pub patience_ms: u64,
 }
 
-/// What became of a forwarded command.
+/// What became of forwarded commands.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ForwardAnswer {
-    /// The shard's answer.
-    Decided(Result<Answer, Refusal>),
+    /// The shard's answers, in the order of the commands.
+    Decided(Vec<Outcome>),
     /// This node does not lead the shard; nothing was done.
     Elsewhere {
         /// The node that does, if known.

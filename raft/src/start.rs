@@ -1,22 +1,20 @@
-//! How a node comes up: the store is opened, actors are seated on their threads, and every group that has
+//! How a node comes up: the store is opened, actors are seated in their tasks, and every group that has
 //! data here begins or goes on.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam::sync::Parker;
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 use qiang_engine::ShardId;
 use qiang_engine::routing::SHARDS;
 use qiang_storage::{Identity, Store};
-use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::group::ShardGroup;
-use crate::host::{Seat, Surroundings, run_seats, run_seats_in_task};
-use crate::mailbox::{Mailbox, Wake};
+use crate::host::{Seat, Surroundings, run_clockwork, run_seat};
+use crate::mailbox::Mailbox;
 use crate::node::{Begin, NodeOptions, StartError, World};
 use crate::peer::{Credentials, Peers};
 use crate::rpc::{Introduction, Kind};
@@ -111,72 +109,33 @@ async fn join(options: &NodeOptions, world: &World, address: &str) -> Result<Ide
     })
 }
 
-/// The threads that actors live on.
-pub(crate) type Threads = Vec<JoinHandle<()>>;
-
-/// Spreads the shards' actors over threads.
+/// Seats every shard's actor in a task of its own, and starts the clockwork that has them look around.
 pub(crate) fn seat_actors(
-    options: &NodeOptions,
-    world: &World,
     around: &Surroundings,
     stop: &Arc<AtomicBool>,
-) -> Result<(Vec<Arc<ShardGroup>>, Threads), StartError> {
-    if world.actors_in_tasks {
-        return Ok((seat_actors_in_a_task(around, stop), Vec::new()));
-    }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let wanted = if options.actor_threads == 0 {
-        cores
-    } else {
-        options.actor_threads
-    };
-    let count = wanted.clamp(1, usize::from(SHARDS));
-    let mut parkers: Vec<(Parker, Vec<Seat>)> =
-        (0..count).map(|_| (Parker::new(), Vec::new())).collect();
-    let mut groups = Vec::new();
-    for shard in 0..SHARDS {
-        let (parker, seats) = &mut parkers[usize::from(shard) % count];
-        let mailbox = Mailbox::new(Wake::Thread(parker.unparker().clone()));
-        let group = Arc::new(ShardGroup::new(ShardId(shard), mailbox));
-        seats.push(Seat::new(group.clone(), around.clone()));
-        groups.push(group);
-    }
-    let mut threads = Vec::new();
-    for (number, (parker, seats)) in parkers.into_iter().enumerate() {
-        let stop = stop.clone();
-        let thread = std::thread::Builder::new().name(format!("actors-{number}"));
-        let spawned = thread.spawn(move || run_seats(seats, &parker, &stop));
-        threads.push(spawned.map_err(|source| StartError::System {
-            doing: "start an actor thread",
-            source,
-        })?);
-    }
-    Ok((groups, threads))
-}
-
-fn seat_actors_in_a_task(around: &Surroundings, stop: &Arc<AtomicBool>) -> Vec<Arc<ShardGroup>> {
-    let wake = Arc::new(Notify::new());
-    let group = |shard| {
-        let mailbox = Mailbox::new(Wake::Task(wake.clone()));
-        Arc::new(ShardGroup::new(ShardId(shard), mailbox))
-    };
+) -> (Vec<Arc<ShardGroup>>, Vec<JoinHandle<()>>) {
+    let group = |shard| Arc::new(ShardGroup::new(ShardId(shard), Mailbox::new()));
     let groups: Vec<Arc<ShardGroup>> = (0..SHARDS).map(group).collect();
-    let seats = groups
-        .iter()
-        .map(|group| Seat::new(group.clone(), around.clone()));
-    spawn(run_seats_in_task(
-        seats.collect(),
-        wake.clone(),
-        stop.clone(),
-    ));
-    groups
+    let seat = |group: &Arc<ShardGroup>| {
+        let seat = Seat::new(group.clone(), around.clone());
+        spawn(run_seat(seat, stop.clone()))
+    };
+    let tasks = groups.iter().map(seat).collect();
+    spawn(run_clockwork(groups.clone(), stop.clone()));
+    (groups, tasks)
 }
 
-pub(crate) fn stop_threads(stop: &AtomicBool, threads: Vec<JoinHandle<()>>) {
+/// Has every actor answer whoever waits, and waits for its end.
+pub(crate) async fn stop_actors(
+    stop: &AtomicBool,
+    groups: &[Arc<ShardGroup>],
+    tasks: Vec<JoinHandle<()>>,
+) {
     stop.store(true, Ordering::Release);
-    for thread in threads {
-        if thread.join().is_err() {
-            tracing::error!("an actor thread panicked");
+    groups.iter().for_each(|group| group.mailbox.wake());
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "an actor did not end as it should");
         }
     }
 }

@@ -7,7 +7,6 @@
 use std::io;
 
 use bytes::Bytes;
-use crossbeam::sync::Parker;
 use futures::{Stream, StreamExt, stream};
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -18,7 +17,7 @@ use qiang_storage::{GroupId, GroupLog, Identity, Options, Store};
 use tempfile::TempDir;
 
 use crate::log_store::LogStore;
-use crate::mailbox::{Mailbox, Wake};
+use crate::mailbox::Mailbox;
 use crate::shard_machine::ShardMachine;
 use crate::snapshot::{SnapshotBuilder, SnapshotFile};
 use crate::types::{Entry, LogId, StoredMembership, TypeConfig, encode_entry};
@@ -99,7 +98,7 @@ impl StoreBuilder<TypeConfig, LogStore, Logged, TempDir> for Builder {
         let machine = ShardMachine {
             group: replayed,
             node_id: 1,
-            mailbox: Mailbox::new(Wake::Thread(Parker::new().unparker().clone())),
+            mailbox: Mailbox::new(),
             log: log.clone(),
             snapshots: store.snapshots(replayed),
             inherited_to: None,

@@ -85,7 +85,6 @@ impl Cluster {
             },
             data_dir: self.home.path().join(id.to_string()),
             begin,
-            actor_threads: 1,
             snapshot_entries: 1_000,
             entries_kept: 100,
             timing: Timing {

@@ -20,7 +20,6 @@ fn options(dir: &Path, bootstrap: bool) -> NodeOptions {
         } else {
             Begin::Existing
         },
-        actor_threads: 2,
         snapshot_entries: 1_000,
         entries_kept: 100,
         timing: Timing::default(),

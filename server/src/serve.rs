@@ -133,7 +133,6 @@ fn node_options(config: &NodeConfig, begin: Begin) -> NodeOptions {
         },
         data_dir: config.node.data_dir.clone(),
         begin,
-        actor_threads: config.actor_threads(),
         snapshot_entries: config.storage.snapshot_entries,
         entries_kept: ENTRIES_KEPT,
         timing: Timing {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use qiang_engine::command::{Code, Grab, Granted};
 use qiang_engine::promotion::{PromotionState, PromotionView};
 use qiang_engine::routing::{SHARDS, shard_of};
@@ -77,30 +77,67 @@ impl Service {
     /// Grabs: all items or none.
     pub async fn grab(&self, grab: Grab) -> Result<Granted, Refusal> {
         let deadline = self.deadline();
-        let home = shard_of(&grab.items[0].promotion_id);
-        if grab
-            .items
-            .iter()
-            .any(|item| shard_of(&item.promotion_id) != home)
-        {
+        let Some(shard) = only_shard(&grab) else {
             return cart::grab(self, grab, deadline).await;
-        }
+        };
         let command = Command::Grab(grab);
         loop {
-            match self.ask(home, command.clone(), deadline).await {
-                Ok(Answer::Granted(granted)) => return Ok(granted),
-                Err(refusal) if is_code(&refusal, |code| matches!(code, Code::InDoubt)) => {
-                    cart::wait_for_other_try(deadline).await?;
-                }
-                Err(refusal) => return Err(refusal),
-                Ok(_) => return Err(Refusal::OutcomeUnknown),
+            match granted_of(self.ask(shard, command.clone(), deadline).await) {
+                Err(refusal) if is_in_doubt(&refusal) => cart::wait_for_other_try(deadline).await?,
+                outcome => return outcome,
             }
         }
     }
 
-    /// Independent grabs, answered in their order.
+    /// Independent grabs, answered in their order. Those of one shard go to it together; carts go alone.
     pub async fn grab_batch(&self, grabs: Vec<Grab>) -> Vec<Result<Granted, Refusal>> {
-        join_all(grabs.into_iter().map(|grab| self.grab(grab))).await
+        let deadline = self.deadline();
+        let count = grabs.len();
+        let mut of_shard: Vec<Together> = shards().map(|_| Together::default()).collect();
+        let mut alone = Vec::new();
+        for (position, grab) in grabs.into_iter().enumerate() {
+            match only_shard(&grab) {
+                Some(shard) => of_shard[usize::from(shard.0)].add(position, grab),
+                None => alone.push((position, grab)),
+            }
+        }
+        let together = shards()
+            .zip(of_shard)
+            .filter(|(_, together)| !together.commands.is_empty())
+            .map(|(shard, together)| self.grab_together(shard, together, deadline));
+        let alone = alone
+            .into_iter()
+            .map(async |(position, grab)| (position, self.grab(grab).await));
+        let (together, alone) = join(join_all(together), join_all(alone)).await;
+        let mut outcomes: Vec<Option<Result<Granted, Refusal>>> = vec![None; count];
+        for (position, outcome) in together.into_iter().flatten().chain(alone) {
+            outcomes[position] = Some(outcome);
+        }
+        outcomes.into_iter().flatten().collect()
+    }
+
+    async fn grab_together(
+        &self,
+        shard: ShardId,
+        together: Together,
+        deadline: Instant,
+    ) -> Vec<(usize, Result<Granted, Refusal>)> {
+        let Together {
+            positions,
+            commands,
+        } = together;
+        let outcomes = self.node.ask_many(shard, &commands, deadline).await;
+        let mut granted = Vec::with_capacity(outcomes.len());
+        for ((position, command), outcome) in positions.into_iter().zip(commands).zip(outcomes) {
+            let outcome = match (granted_of(outcome), command) {
+                (Err(refusal), Command::Grab(grab)) if is_in_doubt(&refusal) => {
+                    self.grab(grab).await
+                }
+                (outcome, _) => outcome,
+            };
+            granted.push((position, outcome));
+        }
+        granted
     }
 
     /// Creates, changes, stops, resumes, deletes or reads a promotion; whether it was created by this.
@@ -255,6 +292,40 @@ impl Service {
 /// All shards.
 pub(crate) fn shards() -> impl Iterator<Item = ShardId> {
     (0..SHARDS).map(ShardId)
+}
+
+/// Grabs of a batch that go to one shard, and where they stand in the batch.
+#[derive(Default)]
+struct Together {
+    positions: Vec<usize>,
+    commands: Vec<Command>,
+}
+
+impl Together {
+    fn add(&mut self, position: usize, grab: Grab) {
+        self.positions.push(position);
+        self.commands.push(Command::Grab(grab));
+    }
+}
+
+/// The shard of all of a grab's items, if they have one shard.
+fn only_shard(grab: &Grab) -> Option<ShardId> {
+    let mut shards = grab.items.iter().map(|item| shard_of(&item.promotion_id));
+    let first = shards.next()?;
+    shards.all(|shard| shard == first).then_some(first)
+}
+
+fn granted_of(outcome: Result<Answer, Refusal>) -> Result<Granted, Refusal> {
+    match outcome {
+        Ok(Answer::Granted(granted)) => Ok(granted),
+        Ok(_) => Err(Refusal::OutcomeUnknown),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Whether another try of the same order is under way.
+fn is_in_doubt(refusal: &Refusal) -> bool {
+    is_code(refusal, |code| matches!(code, Code::InDoubt))
 }
 
 pub(crate) fn is_code(refusal: &Refusal, is: impl Fn(&Code) -> bool) -> bool {

@@ -40,7 +40,7 @@ pub fn seed_this_thread(seed: Option<u64>) {
     SEEDED.with(|seeded| *seeded.borrow_mut() = seed.map(SmallRng::seed_from_u64));
 }
 
-fn is_simulated() -> bool {
+pub(crate) fn is_simulated() -> bool {
     SEEDED.with(|seeded| seeded.borrow().is_some())
 }
 

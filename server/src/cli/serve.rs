@@ -73,11 +73,11 @@ pub(crate) fn run(args: &ServeArgs, out: &mut Output) -> Result<(), Failure> {
     let config = effective.config;
     start_log(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.http_threads())
+        .worker_threads(config.threads())
         .thread_name("http")
         .enable_all()
         .build()
-        .map_err(|error| Failure::Server(format!("cannot start the HTTP threads: {error}")))?;
+        .map_err(|error| Failure::Server(format!("cannot start the threads: {error}")))?;
     runtime
         .block_on(serve::run(config, args.begin()))
         .map_err(|error| {

@@ -16,9 +16,6 @@ use serde::{Deserialize, Serialize};
 
 pub use effective::{Effective, Error, FlagSetting, Source};
 
-/// Most threads that drive shards: there are sixteen shards.
-const ACTOR_THREADS_MAX: usize = 16;
-
 /// Declares a section: its type, its defaults and its documentation in one place.
 macro_rules! section {
     (
@@ -125,10 +122,8 @@ section! {
 section! {
     /// Threads.
     RuntimeSection {
-        /// Threads that serve HTTP; 0: one for each core.
-        http_threads: usize = 0,
-        /// Threads that drive the shards; 0: one for each core, at most 16.
-        actor_threads: usize = 0,
+        /// Threads that serve requests, drive the shards and speak with peers; 0: one for each core.
+        threads: usize = 0,
     }
 }
 
@@ -199,14 +194,12 @@ impl NodeConfig {
         }
     }
 
-    /// How many threads serve HTTP.
-    pub fn http_threads(&self) -> usize {
-        or_else_cores(self.runtime.http_threads)
-    }
-
-    /// How many threads drive the shards.
-    pub fn actor_threads(&self) -> usize {
-        or_else_cores(self.runtime.actor_threads).min(ACTOR_THREADS_MAX)
+    /// How many threads do the node's work.
+    pub fn threads(&self) -> usize {
+        match self.runtime.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            given => given,
+        }
     }
 
     /// The sizes that the store runs with.
@@ -227,13 +220,6 @@ impl NodeConfig {
     fn to_table(&self) -> toml::Table {
         toml::Table::try_from(self)
             .expect("plain numbers, texts and addresses always have a TOML form")
-    }
-}
-
-fn or_else_cores(threads: usize) -> usize {
-    match threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        given => given,
     }
 }
 

@@ -100,7 +100,6 @@ impl Machine {
             } else {
                 Begin::Existing
             },
-            actor_threads: 1,
             snapshot_entries: SNAPSHOT_ENTRIES,
             entries_kept: ENTRIES_KEPT,
             timing: Timing::default(),
@@ -111,7 +110,6 @@ impl Machine {
             dial: net.dialer(self.id),
             clock: self.clock.clone(),
             store: Some(store),
-            actors_in_tasks: true,
         };
         let starting = life.spawn(async move {
             let node = Node::start(options, policy_of(&ClusterConfig::default()), world).await?;
