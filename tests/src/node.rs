@@ -75,6 +75,7 @@ pub struct Builder {
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     host: Option<Host>,
+    behind_proxy: bool,
 }
 
 impl Default for Builder {
@@ -87,6 +88,7 @@ impl Default for Builder {
             flags: Vec::new(),
             environment: Vec::new(),
             host: None,
+            behind_proxy: false,
         }
     }
 }
@@ -111,6 +113,13 @@ impl Builder {
     #[must_use]
     pub fn on(mut self, host: Host) -> Self {
         self.host = Some(host);
+        self
+    }
+
+    /// Has its peers find it behind a proxy: whatever they begin passes there, and nothing that it begins itself.
+    #[must_use]
+    pub fn behind_proxy(mut self) -> Self {
+        self.behind_proxy = true;
         self
     }
 
@@ -160,6 +169,9 @@ impl Builder {
             .host
             .clone()
             .map(|host| PeerProxy::start_into(host, listens));
+        let proxy = self
+            .behind_proxy
+            .then(|| PeerProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, peer))));
         let asked = door.as_ref().map_or(listens, PeerProxy::address);
         Node {
             id: self.id,
@@ -170,6 +182,7 @@ impl Builder {
             asked,
             host: self.host,
             _door: door,
+            proxy,
             peer,
             data_dir,
             home,
@@ -193,6 +206,7 @@ pub struct Node {
     asked: SocketAddr,
     host: Option<Host>,
     _door: Option<PeerProxy>,
+    proxy: Option<PeerProxy>,
     peer: u16,
     data_dir: PathBuf,
     home: TempDir,
@@ -231,8 +245,21 @@ impl Node {
         self.asked.to_string()
     }
 
-    /// The address for other nodes, `127.0.0.1:port` or that of its host.
+    /// The address for other nodes: `127.0.0.1:port`, or that of its host or its proxy.
     pub fn peer_address(&self) -> String {
+        match &self.proxy {
+            Some(proxy) => proxy.address().to_string(),
+            None => self.peer_listens(),
+        }
+    }
+
+    /// The proxy on the way of its peers to it.
+    #[track_caller]
+    pub fn proxy(&self) -> &PeerProxy {
+        self.proxy.as_ref().expect("a node behind a proxy")
+    }
+
+    fn peer_listens(&self) -> String {
         let host = self
             .host
             .as_ref()
@@ -356,12 +383,15 @@ impl Node {
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["--listen", &self.listens.to_string()])
-            .args(["--peer-listen", &self.peer_address()])
+            .args(["--peer-listen", &self.peer_listens()])
             .args(["--node-id", &self.id.to_string(), "--dc", &self.dc])
             .args(&self.flags)
             .current_dir(self.home.path())
             .env("NO_COLOR", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if self.proxy.is_some() {
+            command.env("QIANG_PEER__ADVERTISE", self.peer_address());
+        }
         match &self.join {
             Some(address) => drop(command.args(["--join", address])),
             None if bootstrap => drop(command.arg("--bootstrap")),

@@ -2,7 +2,8 @@
 
 use crate::{FAILS_OVER_WITHIN, alone, buyers, groups, promotions};
 use qiang_tests::{
-    Answer, Callers, Client, Cluster, Network, Random, STEPS_MAX, check, id_on_shard, wait_until,
+    Answer, Callers, Client, Cluster, Network, Node, Random, STEPS_MAX, check, id_on_shard,
+    wait_until,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -201,4 +202,47 @@ fn a_follower_cut_off_says_how_old_its_state_is_and_shows_it_only_when_asked_for
         "healed; the cut was {:?} long",
         Duration::from_millis(alone_ms)
     );
+}
+
+/// The terms of all groups, added up.
+fn terms(cluster: &Cluster) -> u64 {
+    let term = |group: &Value| group["term"].as_u64().expect("a number");
+    groups(cluster, 1).iter().map(term).sum()
+}
+
+#[test]
+fn a_node_that_no_peer_can_call_unseats_no_leader() {
+    const ALONE_MS: u64 = 4000;
+    let _alone = alone();
+    let random = Random::from_environment();
+    let mut cluster = Cluster::of_one(Node::builder());
+    cluster.add(2, "a");
+    cluster.add(3, "b");
+    cluster.add_built(Node::builder().number(4, "b").behind_proxy());
+    cluster.settle();
+    let promotions = promotions(&cluster);
+    let buyers = buyers(&cluster, "u", &promotions, &random);
+    buyers.sell(50);
+    let (before, deaf) = (terms(&cluster), cluster.node(4));
+    deaf.proxy().cut();
+    // It asks for votes all the while, over connections of its own.
+    let stale = format!("/v1/promotions/{}?consistency=stale", promotions[0]);
+    wait_until(FAILS_OVER_WITHIN, "it is alone for long", || {
+        let view = deaf.get(&stale).expect(200);
+        let heard = view["stale"]["leader_heard_ms"].as_u64();
+        (heard.is_some_and(|heard| heard >= ALONE_MS))
+            .then_some(())
+            .ok_or_else(|| view.to_string())
+    });
+    others_lead(&cluster, 4);
+    buyers.sell(50);
+    deaf.proxy().heal();
+    cluster.settle();
+    let (sold, failed) = buyers.stop();
+    assert!(failed.is_empty(), "{failed:?}");
+    // A busy machine may have cost a leader or two; votes asked for in earnest would have cost each of them ten.
+    let elections = terms(&cluster) - before;
+    assert!(elections <= 17, "{elections} elections");
+    cluster.has_all(&sold);
+    println!("{elections} elections while a node was deaf for {ALONE_MS} ms");
 }

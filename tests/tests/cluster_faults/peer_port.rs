@@ -41,13 +41,13 @@ fn dropped(node: &Node, bytes: &[u8]) -> (String, Vec<String>) {
     (said, logged)
 }
 
-/// What the node warned of, but for what it says of other nodes that it cannot reach.
+/// What the node warned of, but for what it says of other nodes that it cannot reach, and of elections.
 fn warnings(node: &Node) -> Vec<String> {
     let log = node.log();
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("WARN") || line.contains("ERROR"));
-    let own = lines.filter(|line| !line.contains("peer::link"));
+    let is_warning = |line: &&str| line.contains("WARN") || line.contains("ERROR");
+    let is_other = |line: &&str| line.contains("peer::link") || line.contains("openraft::");
+    let lines = log.lines().filter(is_warning);
+    let own = lines.filter(|line| !is_other(line));
     own.map(str::to_owned).collect()
 }
 
