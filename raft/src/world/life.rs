@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 
 tokio::task_local! {
     static PRESENT: Life;
@@ -27,6 +28,8 @@ struct Inner {
     tasks: Mutex<Vec<AbortHandle>>,
     /// Tasks that were to run while the process stood still.
     waiting: Mutex<Vec<Waker>>,
+    /// When it last went on.
+    went_on: Mutex<Option<Instant>>,
 }
 
 impl Life {
@@ -70,8 +73,14 @@ impl Life {
     /// Ends a pause.
     pub fn go_on(&self) {
         self.0.paused.store(false, Ordering::Release);
+        *lock(&self.0.went_on) = Some(Instant::now());
         let waiting = std::mem::take(&mut *lock(&self.0.waiting));
         waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// When its last pause ended, if it ever stood still.
+    pub(super) fn went_on_at(&self) -> Option<Instant> {
+        *lock(&self.0.went_on)
     }
 
     /// Whether it was not killed.
@@ -82,6 +91,11 @@ impl Life {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The process that this task belongs to, in a simulation.
+pub(super) fn present() -> Option<Life> {
+    PRESENT.try_with(Life::clone).ok()
 }
 
 /// Spawns a task that belongs to the same process as this one.

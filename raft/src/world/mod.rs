@@ -5,6 +5,7 @@
 //! simulation each call is the system's own.
 
 mod beat;
+mod channel;
 mod life;
 mod watch;
 
@@ -161,7 +162,7 @@ impl AsyncRuntime for Runtime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> =
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = Random;
-    type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
+    type Mpsc = channel::LateMpsc;
     type Watch = watch::OrderedWatch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;

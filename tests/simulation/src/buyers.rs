@@ -23,6 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// How often an order without an answer is repeated while faults go on.
 const REPEATS_MAX: u32 = 3;
 
+/// Orders that a crowd places at once.
+const CROWD: u64 = 6;
+
+/// Within how many milliseconds a crowd comes, and one in it who is hasty takes the order back: as fast as a commit, or slower.
+const CROWD_WITHIN_MS: [u64; 3] = [3, 10, 40];
+
+/// The longest pause between two looks of somebody who only looks, in milliseconds.
+const LOOKS_EVERY_MS: u64 = 50;
+
 /// What a buyer was told of one order.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
@@ -71,6 +80,7 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
                 grab(&stage, &order).await;
             }
             (3, Some(order)) => look(&stage, &order).await,
+            (4, _) => mine.extend(crowd(stage.clone(), format!("o-{number}-{turn}")).await),
             _ => {
                 let order = format!("o-{number}-{turn}");
                 stage.write(&order, |told| choose_items(&stage.offers, told));
@@ -94,6 +104,56 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
                 }
                 mine.push(order);
             }
+        }
+    }
+}
+
+/// A crowd at one promotion: orders all at once, some of which are taken back without waiting for the answer. So one
+/// proposal follows another that has no end yet, and cannot be without it.
+pub async fn crowd(stage: Arc<Stage>, name: String) -> Vec<String> {
+    let offer = &stage.offers[Random.random_range(0..stage.offers.len())];
+    let within_ms = CROWD_WITHIN_MS[Random.random_range(0..CROWD_WITHIN_MS.len())];
+    let orders: Vec<String> = (0..CROWD)
+        .map(|member| format!("{name}-{member}"))
+        .collect();
+    let place = |order: &String| {
+        stage.write(order, |told| {
+            told.items.push((offer.id.clone(), 1));
+            told.expires |= offer.expires;
+        });
+        let (stage, order) = (stage.clone(), order.clone());
+        let hasty = Random.random_range(0..2) == 0;
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(Random.random_range(0..within_ms))).await;
+            let take_back = async {
+                if hasty {
+                    sleep(Duration::from_millis(Random.random_range(0..within_ms))).await;
+                    cancel(&stage, &order).await;
+                }
+            };
+            tokio::join!(grab(&stage, &order), take_back);
+        })
+    };
+    let members: Vec<_> = orders.iter().map(place).collect();
+    for member in members {
+        member.await.expect("a grab does not panic");
+    }
+    orders
+}
+
+/// Somebody who buys nothing and looks at what changed last, through any node and without waiting for the answer, until
+/// the stage is quiet.
+pub async fn watch(stage: Arc<Stage>) {
+    while !stage.is_quiet() {
+        sleep(Duration::from_millis(
+            Random.random_range(1..LOOKS_EVERY_MS),
+        ))
+        .await;
+        let latest = stage.latest();
+        if !latest.is_empty() {
+            let order = latest[Random.random_range(0..latest.len())].clone();
+            let stage = stage.clone();
+            tokio::spawn(async move { look(&stage, &order).await });
         }
     }
 }

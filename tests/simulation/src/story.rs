@@ -1,6 +1,6 @@
 //! One run: a cluster forms, faults come and go while buyers buy, then all is healed and judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use qiang_engine::{Command, PromotionId};
 use qiang_raft::ClusterChange;
 use qiang_raft::world::Random;
 use rand::RngExt;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::Shape;
@@ -39,6 +40,15 @@ const CALM_MS_MAX: u128 = 1_500;
 /// How often the judge looks while nothing goes wrong.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// So many crowds come when a process goes on that stood still, each to some promotion.
+const CROWDS: u32 = 4;
+
+/// So many orders, those of which buyers were told last, are looked at.
+const LATEST_MAX: usize = 16;
+
+/// How often it is looked whether something is over: often enough for what is to last just longer than a lease.
+const END_EVERY: Duration = Duration::from_millis(10);
+
 /// How long an order that expires is held.
 const EXPIRES_MS: u64 = 3_000;
 
@@ -60,6 +70,8 @@ pub struct Stage {
     pub offers: Vec<Offer>,
     machines: Mutex<BTreeMap<u64, Machine>>,
     book: Mutex<Book>,
+    /// The orders of which buyers were told last.
+    latest: Mutex<VecDeque<String>>,
     quiet: AtomicBool,
 }
 
@@ -97,6 +109,16 @@ impl Stage {
     /// Notes what a buyer was told.
     pub fn write(&self, order: &str, note: impl FnOnce(&mut Told)) {
         note(lock(&self.book).entry(order.to_owned()).or_default());
+        let mut latest = lock(&self.latest);
+        latest.push_back(order.to_owned());
+        if latest.len() > LATEST_MAX {
+            latest.pop_front();
+        }
+    }
+
+    /// The orders of which buyers were told last.
+    pub fn latest(&self) -> Vec<String> {
+        lock(&self.latest).iter().cloned().collect()
     }
 
     /// All orders.
@@ -140,6 +162,7 @@ pub async fn play(seed: u64, shape: Shape) -> Trace {
         offers: offers(),
         machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
         book: Mutex::default(),
+        latest: Mutex::default(),
         quiet: AtomicBool::new(false),
     });
     if let Err(why) = play_on(&stage, shape, home.path()).await {
@@ -164,9 +187,10 @@ fn memory() -> std::path::PathBuf {
 async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Result<(), String> {
     form(stage).await?;
     create_offers(stage).await?;
-    let buyers: Vec<_> = (0..shape.buyers)
+    let mut buyers: Vec<_> = (0..shape.buyers)
         .map(|number| tokio::spawn(buyers::run(stage.clone(), number)))
         .collect();
+    buyers.push(tokio::spawn(buyers::watch(stage.clone())));
     let mut faults = Faults::new(home);
     let mut judge = Judge::default();
     let end = Instant::now() + shape.faults_last;
@@ -178,7 +202,11 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
             } else {
                 400
             };
-            sleep(Duration::from_millis(Random.random_range(10..pause_ms))).await;
+            let until = Instant::now() + Duration::from_millis(Random.random_range(10..pause_ms));
+            while Instant::now() < until {
+                sleep(END_EVERY).await;
+                faults.end_what_is_over(stage).await;
+            }
             faults.next(stage).await;
             judge.look(stage);
         }
@@ -190,6 +218,11 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
         buyer
             .await
             .map_err(|error| format!("a buyer panicked: {error}"))?;
+    }
+    for crowd in faults.crowds {
+        crowd
+            .await
+            .map_err(|error| format!("a crowd panicked: {error}"))?;
     }
     settle(stage, &mut judge).await?;
     resolve(stage).await?;
@@ -205,8 +238,10 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
 async fn calm(stage: &Arc<Stage>, faults: &mut Faults<'_>, judge: &mut Judge) {
     let mut left_ms = Random.random_range(0..CALM_MS_MAX);
     while stage.trace.violation().is_none() {
-        sleep(LOOK_EVERY).await;
-        faults.end_what_is_over(stage).await;
+        for _ in 0..LOOK_EVERY.as_millis() / END_EVERY.as_millis() {
+            sleep(END_EVERY).await;
+            faults.end_what_is_over(stage).await;
+        }
         judge.look(stage);
         if faults.are_over() {
             let Some(less) = left_ms.checked_sub(LOOK_EVERY.as_millis()) else {
@@ -368,6 +403,8 @@ struct Faults<'a> {
     next_machine: u64,
     /// The machine that has joined since.
     guest: Option<u64>,
+    /// Crowds that came when a process went on.
+    crowds: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl<'a> Faults<'a> {
@@ -381,6 +418,7 @@ impl<'a> Faults<'a> {
             furthest_ahead_ms: 0,
             next_machine: 5,
             guest: None,
+            crowds: Vec::new(),
         }
     }
 
@@ -394,8 +432,8 @@ impl<'a> Faults<'a> {
             14..=16 => (1..=4)
                 .filter(|_| Random.random_range(0..2) == 0)
                 .for_each(|id| self.crash(stage, id)),
-            17..=28 => self.pause(stage, id),
-            29..=40 => self.isolate(stage, id),
+            17..=32 | 97..=99 => self.pause(stage, id),
+            33..=40 => self.isolate(stage, id),
             41..=50 if id != other => {
                 stage
                     .trace
@@ -554,6 +592,7 @@ impl<'a> Faults<'a> {
             if let Some(process) = stage.process(id) {
                 stage.trace.note(format_args!("{id} goes on"));
                 process.life.go_on();
+                self.crowd(stage);
             }
         }
         for id in take_over(&mut self.stalled, now) {
@@ -584,6 +623,15 @@ impl<'a> Faults<'a> {
         }
     }
 
+    /// Whoever waited asks at once.
+    fn crowd(&mut self, stage: &Arc<Stage>) {
+        for _ in 0..CROWDS {
+            let name = format!("c-{}", self.crowds.len());
+            let crowd = buyers::crowd(stage.clone(), name);
+            self.crowds.push(tokio::spawn(crowd));
+        }
+    }
+
     /// Everything works again.
     async fn heal(&mut self, stage: &Arc<Stage>) {
         stage.trace.note("all is healed");
@@ -604,8 +652,12 @@ impl<'a> Faults<'a> {
 }
 
 /// How long something is wrong, in milliseconds: from `shortest` to four seconds, and as often shorter than
-/// a lease or an election as longer, since it is around these that most can happen.
+/// a lease or an election as longer, since it is around these that most can happen; most between the two, when a
+/// leader has no lease and no successor either, and so may get it back.
 fn mostly_short_ms(shortest: u64) -> u64 {
+    if Random.random_range(0..3) == 0 {
+        return Random.random_range(240..500);
+    }
     let longest = [150, 300, 600, 4_000][Random.random_range(0..4)];
     Random.random_range(shortest..longest)
 }
