@@ -259,10 +259,15 @@ impl Seat {
         Ok(commands > 0)
     }
 
+    /// Whether a quorum vouches for the leadership that the present stint began with: in a later one of this node
+    /// others may have led in between, and what they committed may not have come here yet.
     fn has_lease(&self) -> bool {
-        self.group
-            .raft()
-            .is_some_and(|raft| has_lease(&raft.metrics().borrow_watched(), self.around.lease))
+        let (Some(raft), Some(leadership)) = (self.group.raft(), self.leadership) else {
+            return false;
+        };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.current_term == leadership.leader_id.term && has_lease(&metrics, self.around.lease)
     }
 
     /// A leader that may not decide asks for a blank entry, from which on it may: after a refused or

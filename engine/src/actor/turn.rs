@@ -19,7 +19,7 @@ impl<R> Actor<R> {
     }
 
     /// Begins a turn. `lease` says whether this node is sure to be the only one deciding: without it,
-    /// what nothing pending would confirm is answered `unavailable`.
+    /// what no record of this turn would confirm is answered `unavailable`.
     pub fn begin_turn(&mut self, moment: Moment, lease: bool) {
         let now = moment.now.max(self.turn.moment.now);
         self.turn.moment = Moment { now, ..moment };
@@ -181,14 +181,16 @@ impl<R> Actor<R> {
     }
 
     /// Answers once everything decided so far is committed; at once, under the lease, if it is.
+    ///
+    /// Without the lease only a record of this very turn vouches for the answer. What was proposed before may be committed
+    /// by another leader, who had sold on when this one still answered.
     fn reply(&mut self, to: R, result: Result<Answer, Refusal>) {
-        let nothing_pending = self.turn.records.is_empty() && self.pending.is_empty();
-        let result = if nothing_pending && !self.turn.lease {
-            Err(Refusal::Unavailable)
+        if self.turn.lease || !self.turn.records.is_empty() {
+            self.when_committed(Effect::Reply { to, result });
         } else {
-            result
-        };
-        self.when_committed(Effect::Reply { to, result });
+            let result = Err(Refusal::Unavailable);
+            self.effects.push(Effect::Reply { to, result });
+        }
     }
 
     /// Does `effect` once everything decided so far is committed; at once if it is.

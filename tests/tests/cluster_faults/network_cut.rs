@@ -7,6 +7,7 @@ use qiang_tests::{
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Units of each promotion whose history is recorded: some are sold out in the end, some are not.
@@ -14,6 +15,9 @@ const RECORDED_QUANTITY: u64 = 150;
 
 /// A node of these tests answers sooner than by default: the test waits for what cannot be answered.
 const ENVIRONMENT: [(&str, &str); 1] = [("QIANG_HTTP__REQUEST_TIMEOUT_MS", "1500")];
+
+/// Readers of each promotion while the network heals.
+const READERS_EACH: usize = 2;
 
 /// Four nodes whose network can be cut, or why there are none.
 fn four_hosts() -> Option<Cluster> {
@@ -245,4 +249,64 @@ fn a_node_that_no_peer_can_call_unseats_no_leader() {
     assert!(elections <= 17, "{elections} elections");
     cluster.has_all(&sold);
     println!("{elections} elections while a node was deaf for {ALONE_MS} ms");
+}
+
+#[test]
+fn a_leader_that_was_cut_off_and_leads_again_never_reads_what_it_had_before() {
+    let _alone = alone();
+    let Some(cluster) = four_hosts() else { return };
+    // Shards that node 1 leads, by the plan.
+    let promotions: Vec<String> = (8..16).map(|shard| id_on_shard("R", shard)).collect();
+    for id in &promotions {
+        cluster.node(1).promotion(id).quantity(100).create();
+    }
+    // Its followers get what it proposes and commit it after all, under another leader; it hears of that only in the end.
+    cluster.network().deafen(1);
+    std::thread::scope(|scope| {
+        for id in &promotions {
+            let node = cluster.node(1);
+            scope.spawn(move || node.grab(&format!("late-{id}"), "bob").of(id, 1).answer());
+        }
+    });
+    others_lead(&cluster, 1);
+    for id in &promotions {
+        cluster
+            .node(2)
+            .grab(&format!("o-{id}"), "alice")
+            .of(id, 40)
+            .granted();
+    }
+    // All of it is over: from now on nobody may be shown more than what is left.
+    let stop = AtomicBool::new(false);
+    let read = |id: &String| {
+        let node = Client::new(&cluster.node(1).http_address());
+        let mut old = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let answer = node.get(&format!("/v1/promotions/{id}"));
+            if answer.status == 200 && answer.json()["remaining"].as_u64() > Some(60) {
+                old.push(answer);
+            }
+        }
+        old
+    };
+    let old = std::thread::scope(|scope| {
+        let readers: Vec<_> = promotions
+            .iter()
+            .flat_map(|id| (0..READERS_EACH).map(move |_| id))
+            .map(|id| scope.spawn(move || read(id)))
+            .collect();
+        cluster.network().heal();
+        cluster.settle();
+        stop.store(true, Ordering::Relaxed);
+        readers
+            .into_iter()
+            .flat_map(|reader| reader.join().expect("answers"))
+            .collect::<Vec<_>>()
+    });
+    assert!(
+        old.is_empty(),
+        "{} reads are old, the first: {}",
+        old.len(),
+        old[0]
+    );
 }
