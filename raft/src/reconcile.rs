@@ -65,6 +65,12 @@ pub async fn run_reconciler(node: Node) {
     loop {
         // Whether the document has changed or the interval is over, there may be something to do.
         let _ = timeout(ROUND_INTERVAL, state.changed()).await;
+        if let Some(fault) = node.groups().store.fault() {
+            // It can commit nothing and would lead on by its heartbeats alone: the others are to elect.
+            tracing::error!(fault, "every group stops on this node");
+            node.groups().stop_all().await;
+            return;
+        }
         let cluster = state.borrow_and_update().cluster.clone();
         node.learn(&cluster);
         if cluster.revision == 0 {

@@ -7,15 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::RaftMetrics;
 use qiang_engine::routing::SHARDS;
 use qiang_engine::{Command, Refusal, ShardId, codec};
 use qiang_storage::GroupId;
 use tokio::time::{Instant, sleep};
 
-use crate::groups::Groups;
+use crate::groups::{AnyRaft, Groups};
 use crate::mailbox::Outcome;
 use crate::peer::{CallError, Lane};
 use crate::rpc::{self, ForwardAnswer, Forwarded, Kind};
+use crate::types::TypeConfig;
 
 /// The pause before a shard without a leader is asked again: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
@@ -191,30 +193,39 @@ impl Router {
         ForwardAnswer::Decided(outcomes)
     }
 
-    /// Who leads a shard, as far as this node knows; where it has no replica, one that has.
+    /// Who leads a shard, as far as this node knows; where it runs no replica, another that has one.
     fn leader(&self, shard: ShardId, attempt: usize) -> Option<u64> {
-        if let Some(raft) = self.groups.raft(GroupId(shard.0)) {
-            return raft.look(|metrics| metrics.current_leader);
+        let raft = self.groups.raft(GroupId(shard.0));
+        let runs = |raft: AnyRaft| {
+            let leader = |metrics: &RaftMetrics<TypeConfig>| {
+                let runs = metrics.running_state.is_ok();
+                runs.then_some(metrics.current_leader)
+            };
+            raft.look(leader)
+        };
+        if let Some(leader) = raft.and_then(runs) {
+            return leader;
         }
         let state = self.groups.meta_state.borrow();
         let place = state.cluster.placement.shards.get(usize::from(shard.0))?;
         let first = place.leader.into_iter();
-        let candidates: Vec<u64> = first.chain(place.voters.iter().copied()).collect();
-        candidates.get(attempt % candidates.len().max(1)).copied()
+        let others = first
+            .chain(place.voters.iter().copied())
+            .filter(|id| *id != self.groups.node_id);
+        let others: Vec<u64> = others.collect();
+        others.get(attempt % others.len().max(1)).copied()
     }
 
-    /// Whether waiting for a leader is in vain: the shard stopped here, and nobody else has it.
+    /// Whether waiting for a leader is in vain: the shard or the whole store stopped here, and nobody else has it.
     fn is_hopeless(&self, shard: ShardId) -> bool {
         let group = &self.groups.shards[usize::from(shard.0)];
-        let alone = |raft: crate::groups::AnyRaft| {
-            raft.look(|metrics| {
-                metrics
-                    .membership_config
-                    .voter_ids()
-                    .eq([self.groups.node_id])
-            })
+        let stopped = || group.stopped().is_some() || self.groups.store.fault().is_some();
+        let own = self.groups.node_id;
+        let alone = || {
+            let state = self.groups.meta_state.borrow();
+            state.cluster.voters(shard.0).iter().all(|id| *id == own)
         };
-        group.stopped().is_some() && self.groups.raft(GroupId(shard.0)).is_none_or(alone)
+        stopped() && alone()
     }
 
     async fn forward(
