@@ -97,7 +97,9 @@ pub async fn run_seat(mut seat: Seat, stop: Arc<AtomicBool>) {
 pub async fn run_clockwork(groups: Vec<Arc<ShardGroup>>, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Acquire) {
         sleep(LOOK_INTERVAL).await;
-        groups.iter().for_each(|group| group.mailbox.wake());
+        for group in &groups {
+            group.mailbox.wake();
+        }
     }
 }
 

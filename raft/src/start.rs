@@ -132,7 +132,9 @@ pub(crate) async fn stop_actors(
     tasks: Vec<JoinHandle<()>>,
 ) {
     stop.store(true, Ordering::Release);
-    groups.iter().for_each(|group| group.mailbox.wake());
+    for group in groups {
+        group.mailbox.wake();
+    }
     for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "an actor did not end as it should");

@@ -179,10 +179,10 @@ fn a_missing_file_is_named() {
 #[test]
 fn what_is_printed_is_a_file_that_means_the_same() {
     let text = "[node]\nid = 3\ndata_dir = \"/x \\\"y\\\"\"\n[log]\nformat = \"json\"\n";
-    let effective = load(text, &[("QIANG_RUNTIME__HTTP_THREADS", "2")], &[]).unwrap();
+    let effective = load(text, &[("QIANG_RUNTIME__THREADS", "2")], &[]).unwrap();
     let printed = effective.to_toml();
     assert!(
-        printed.contains("QIANG_RUNTIME__HTTP_THREADS"),
+        printed.contains("QIANG_RUNTIME__THREADS"),
         "the origin is told: {printed}"
     );
     assert_eq!(load(&printed, &[], &[]).unwrap().config, effective.config);
