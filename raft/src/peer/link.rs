@@ -15,6 +15,7 @@ use bytes::Bytes;
 use fxhash::FxHashMap;
 use tokio::io::{AsyncWriteExt, BufReader, split};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, fits, read_frame};
@@ -310,6 +311,8 @@ impl Link {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if let Some(question) = next.take() {
+                // Others that are ready to ask do so first: one frame carries the questions of many groups.
+                yield_now().await;
                 let mut question = Some(question);
                 while let Some(Question {
                     kind,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncWriteExt, BufReader, ReadHalf, WriteHalf, split};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, fits, read_frame};
@@ -147,6 +148,8 @@ async fn write_answers(
 ) -> io::Result<()> {
     let mut frame = FrameWriter::default();
     while let Some(first) = answered.recv().await {
+        // Others that are ready to answer do so first: one frame carries what all of them say.
+        yield_now().await;
         let mut next = Some(first);
         while let Some((id, payload, _place)) = next {
             assert!(fits(&payload), "answers are bounded by those who make them");
