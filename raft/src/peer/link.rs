@@ -15,13 +15,12 @@ use bytes::Bytes;
 use fxhash::FxHashMap;
 use tokio::io::{AsyncWriteExt, BufReader, split};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, fits, read_frame};
 use super::hello::{Credentials, Identified, introduce};
 use super::{Dial, Lane, Stream};
-use crate::world::{random_below, spawn};
+use crate::world::{others_first, random_below, spawn};
 
 /// Questions that may wait for one lane's connection; past it the answer is `NotSent` at once.
 const QUEUE_MAX: usize = 16_384;
@@ -311,8 +310,8 @@ impl Link {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if let Some(question) = next.take() {
-                // Others that are ready to ask do so first: one frame carries the questions of many groups.
-                yield_now().await;
+                // One frame carries the questions of many groups.
+                others_first().await;
                 let mut question = Some(question);
                 while let Some(Question {
                     kind,

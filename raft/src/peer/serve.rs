@@ -11,13 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncWriteExt, BufReader, ReadHalf, WriteHalf, split};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, fits, read_frame};
 use super::hello::{Credentials, receive_introduction};
 use super::{BoxFuture, Lane, Stream};
-use crate::world::spawn;
+use crate::world::{others_first, spawn};
 
 /// How long a stranger may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -148,8 +147,8 @@ async fn write_answers(
 ) -> io::Result<()> {
     let mut frame = FrameWriter::default();
     while let Some(first) = answered.recv().await {
-        // Others that are ready to answer do so first: one frame carries what all of them say.
-        yield_now().await;
+        // One frame carries what all that are ready to answer say.
+        others_first().await;
         let mut next = Some(first);
         while let Some((id, payload, _place)) = next {
             assert!(fits(&payload), "answers are bounded by those who make them");

@@ -102,6 +102,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .map_err(io::Error::other)
 }
 
+/// Lets everybody who is ready go first, so that what they say can be sent together. Not in a simulation, where sending
+/// costs nothing.
+pub(crate) async fn others_first() {
+    if !is_simulated() {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The wall clock of one node.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Option<Arc<SimulatedClock>>);

@@ -84,12 +84,14 @@ async fn show(http: &Http, query: Option<&str>) -> Outcome {
     let known = if local {
         Known::by_one(node.cluster(), node.report())
     } else {
+        // Read first: a document of after the survey could name nodes that were not asked.
+        let cluster = node.cluster();
         let survey = node.survey().await;
         let heard = survey.into_iter().map(|(id, (info, report))| {
             let heard = report.map_or(Heard::Silence, |report| Heard::Report(Box::new(report)));
             (id, (info, heard))
         });
-        Known::by_all(node.cluster(), node.node_id(), heard.collect())
+        Known::by_all(cluster, node.node_id(), heard.collect())
     };
     Ok(Reply::json(200, &known.shape()))
 }
