@@ -431,11 +431,13 @@ impl Node {
             .expect("a child can be waited for")
     }
 
-    /// What the node wrote to stdout and stderr so far.
+    /// What the node wrote to stdout and stderr so far, but for a line that is still being written: a file that grows
+    /// over the end of a page shows half of it for a moment.
     pub fn log(&self) -> String {
-        fs::read(self.log_path())
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        let mut bytes = fs::read(self.log_path()).unwrap_or_default();
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+        bytes.truncate(whole.map_or(0, |end| end + 1));
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     fn log_path(&self) -> PathBuf {
