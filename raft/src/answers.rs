@@ -16,11 +16,12 @@ use qiang_engine::{Command, codec};
 use qiang_storage::GroupId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::node::Node;
 use crate::peer::{Answering, Handler, Incoming, Lane};
 use crate::rpc::{
-    Append, Forwarded, Introduction, Kind, MetaRequest, RecoverRequest, Scoped, ShardRequest,
+    Append, Beat, Forwarded, Introduction, Kind, MetaRequest, RecoverRequest, Scoped, ShardRequest,
     SnapshotChunk, SnapshotInstall, encode_answer,
 };
 use crate::snapshot::SnapshotFile;
@@ -89,6 +90,8 @@ impl Handler for Answers {
                 Kind::Report => reply(&Ok(node.report())),
                 Kind::Introduce => reply::<Introduction>(&Ok(node.introduction())),
                 Kind::Shard => return shard(&node, &payload).await,
+                Kind::Beat => reply(&beat(&node, from.from, &payload)),
+                Kind::Quiesce => reply(&quiesce(&node, from.from, &payload)),
                 Kind::Recover => return recover(&node, &payload).await,
             };
             Some(answer)
@@ -119,6 +122,7 @@ async fn append(node: &Node, payload: &[u8]) -> Result<AppendEntriesResponse<Typ
     if !matches!(appended, AppendEntriesResponse::HigherVote(_)) {
         node.groups().note_heard(GroupId(group));
     }
+    rouse(node, group);
     Ok(appended)
 }
 
@@ -128,6 +132,10 @@ async fn vote(
     pre: bool,
 ) -> Result<openraft::raft::VoteResponse<TypeConfig>, String> {
     let Scoped { group, what } = decode::<Scoped<VoteRequest<TypeConfig>>>(payload)?;
+    let shard = node.groups().shards.get(usize::from(group));
+    if shard.is_some_and(|shard| shard.trusts_its_leader(&node.groups().liveness)) {
+        return Err("the group is quiescent, and its leader's node is alive".to_owned());
+    }
     let raft = node
         .groups()
         .raft(GroupId(group))
@@ -149,6 +157,7 @@ async fn transfer_leader(
         .groups()
         .raft(GroupId(group))
         .ok_or("the group does not run here")?;
+    rouse(node, group);
     raft.handle_transfer_leader(what).await.map_err(text)
 }
 
@@ -229,15 +238,35 @@ async fn install(
         index: what.index,
         path: received.path.clone(),
     };
-    raft.install(
-        what.vote,
-        Snapshot {
-            meta: what.meta,
-            snapshot,
-        },
-    )
-    .await
-    .map_err(text)
+    let snapshot = Snapshot {
+        meta: what.meta,
+        snapshot,
+    };
+    let installed = raft.install(what.vote, snapshot).await;
+    rouse(node, group);
+    installed.map_err(text)
+}
+
+/// A quiescent group minds its clock when its leader has spoken, and not before: it would take the long silence for the
+/// leader's death.
+fn rouse(node: &Node, group: u16) {
+    if let Some(shard) = node.groups().shards.get(usize::from(group)) {
+        shard.rouse();
+    }
+}
+
+fn beat(node: &Node, from: u64, payload: &[u8]) -> Result<Beat, String> {
+    let beat: Beat = decode(payload)?;
+    let liveness = &node.groups().liveness;
+    liveness.note(from, &beat, Instant::now());
+    match node.store().fault() {
+        Some(fault) => Err(fault),
+        None => Ok(liveness.own_beat()),
+    }
+}
+
+fn quiesce(node: &Node, from: u64, payload: &[u8]) -> Result<bool, String> {
+    Ok(node.stop_clock(from, &decode(payload)?))
 }
 
 async fn forwarded(node: &Node, payload: &[u8]) -> Result<crate::rpc::ForwardAnswer, String> {
@@ -257,7 +286,7 @@ async fn shard(node: &Node, payload: &[u8]) -> Option<Bytes> {
     };
     Some(match request {
         ShardRequest::Transfer { group, to } => reply(&node.hand_over(GroupId(group), to).await),
-        ShardRequest::Members { group } => reply(&node.members(GroupId(group))),
+        ShardRequest::Members { group } => reply(&node.members(GroupId(group)).await),
         ShardRequest::Flows { query } => reply(&Ok(node.flows_here(query).await)),
         ShardRequest::Stale { promotion_id } => reply(&Ok(node.stale_here(&promotion_id))),
     })

@@ -11,6 +11,8 @@ use qiang_engine::ShardId;
 use tokio::sync::watch;
 
 use crate::mailbox::Mailbox;
+use crate::node::Timing;
+use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::types::TypeConfig;
 
@@ -20,6 +22,7 @@ pub type ShardRaft = Raft<TypeConfig, ShardMachine>;
 pub struct ShardGroup {
     pub shard: ShardId,
     pub mailbox: Mailbox,
+    pub quiescence: Quiescence,
     /// Present while the group runs on this node.
     raft: RwLock<Option<ShardRaft>>,
     /// Set while the leadership is being handed over: commands wait, nothing new is decided.
@@ -80,15 +83,18 @@ pub struct GroupStatus {
     pub digest: Option<(u64, u64)>,
     /// Whether this node leads the group, whatever its quorum says.
     pub leads: bool,
+    /// Whether its clock stands still because nothing is asked of it; a leader has no lease then.
+    pub quiescent: bool,
     /// Why the group was stopped, if it was.
     pub stopped: Option<String>,
 }
 
 impl ShardGroup {
-    pub fn new(shard: ShardId, mailbox: Mailbox) -> Self {
+    pub fn new(shard: ShardId, mailbox: Mailbox, timing: Timing) -> Self {
         ShardGroup {
             shard,
             mailbox,
+            quiescence: Quiescence::new(timing),
             raft: RwLock::default(),
             paused: AtomicBool::new(false),
             applied: watch::Sender::new(0),
@@ -155,6 +161,7 @@ impl ShardGroup {
         status.deciding = self.deciding.load(Ordering::Relaxed);
         status.pending_entries = self.pending.load(Ordering::Relaxed);
         status.mailbox_depth = self.mailbox.depth();
+        status.quiescent = self.quiescence.is_quiescent();
         status.orders = self.orders.load(Ordering::Relaxed);
         status.digest = *self.digest.lock().unwrap_or_else(PoisonError::into_inner);
         status.stopped = self.stopped().or(status.stopped);
@@ -182,6 +189,7 @@ impl GroupStatus {
             orders: 0,
             digest: None,
             leads: false,
+            quiescent: false,
             stopped: None,
         }
     }

@@ -23,11 +23,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::group::ShardGroup;
+use crate::liveness::Liveness;
 use crate::log_store::LogStore;
 use crate::mailbox::LogEvent;
 use crate::meta::{MetaMachine, MetaState};
 use crate::network::Network;
-use crate::node::StartError;
+use crate::node::{StartError, Timing};
 use crate::peer::Peers;
 use crate::placement::WITNESS_DC;
 use crate::shard_machine::ShardMachine;
@@ -66,6 +67,11 @@ impl AnyRaft {
         request: AppendEntriesRequest<TypeConfig>,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RaftError<TypeConfig>> {
         either!(self, raft => raft.append_entries(request).await)
+    }
+
+    /// Says whether a leader speaks when it has nothing to say.
+    pub fn set_heartbeat(&self, speaks: bool) {
+        either!(self, raft => raft.runtime_config().heartbeat(speaks));
     }
 
     pub async fn vote(
@@ -158,6 +164,7 @@ pub struct Groups {
     pub peers: Peers,
     pub shards: Vec<Arc<ShardGroup>>,
     pub meta_state: watch::Sender<MetaState>,
+    pub liveness: Liveness,
     /// Held while a backup is taken.
     pub backups: Arc<Semaphore>,
     config: Arc<Config>,
@@ -176,6 +183,7 @@ impl Groups {
         peers: Peers,
         shards: Vec<Arc<ShardGroup>>,
         config: Arc<Config>,
+        timing: Timing,
     ) -> Self {
         Groups {
             node_id,
@@ -184,6 +192,7 @@ impl Groups {
             peers,
             shards,
             meta_state: watch::Sender::new(MetaState::default()),
+            liveness: Liveness::new(timing),
             backups: Arc::new(Semaphore::new(1)),
             config,
             heard: Groups::all().map(|_| Mutex::default()).collect(),
@@ -204,8 +213,12 @@ impl Groups {
         }
     }
 
-    /// How long ago a group's leader last spoke to this node.
+    /// How long ago a group's leader last spoke to this node; where the group is quiescent, the leader's node.
     pub fn heard(&self, group: GroupId) -> Option<Duration> {
+        let shard = self.shards.get(usize::from(group.0));
+        if let Some(leader) = shard.and_then(|shard| shard.quiescence.followed()) {
+            return self.liveness.heard(leader);
+        }
         let heard = self.heard.get(usize::from(group.0))?;
         let heard = *heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.map(|at| at.elapsed())
@@ -229,6 +242,13 @@ impl Groups {
     fn set_meta(&self, raft: Option<MetaRaft>) -> Option<MetaRaft> {
         let mut meta = self.meta.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut meta, raft)
+    }
+
+    /// Has a group mind its clock, if it is quiescent, and waits until it is awake.
+    pub async fn roused(&self, group: GroupId) {
+        if let Some(shard) = self.shards.get(usize::from(group.0)) {
+            shard.roused().await;
+        }
     }
 
     /// The groups that have data on this node.
@@ -319,6 +339,7 @@ impl Groups {
         )
         .await;
         let raft = raft.map_err(|error| wrong(&error))?;
+        shard.quiescence.begin_anew();
         shard.set_raft(Some(raft.clone()));
         Ok(AnyRaft::Shard(raft))
     }

@@ -63,8 +63,18 @@ pub struct Seat {
     /// The blank entry that this node's present leadership began with.
     leadership: Option<LogId>,
     effects: Vec<Effect<Reply>>,
+    /// Proposals of a leader that has no lease yet after its group was quiescent, in their order.
+    held: Vec<Proposal>,
     chores_at: Instant,
     blank_at: Instant,
+}
+
+/// A batch on its way into the log.
+struct Proposal {
+    /// The leadership that it was decided under.
+    leadership: Option<LogId>,
+    tag: Tag,
+    bytes: Vec<u8>,
 }
 
 /// Why a shard is stopped on this node.
@@ -127,6 +137,7 @@ impl Seat {
             actor: Some(new_actor()),
             leadership: None,
             effects: Vec::new(),
+            held: Vec::new(),
             chores_at: now,
             blank_at: now + BLANK_INTERVAL,
         }
@@ -153,8 +164,14 @@ impl Seat {
     fn run_actor(&mut self, actor: &mut Actor<Reply>) -> Result<bool, StopReason> {
         let heard = self.hear_log(actor)?;
         let paused = self.group.paused.load(Ordering::Acquire);
+        let awake = self.group.quiescence.is_awake();
+        if awake {
+            std::mem::take(&mut self.held)
+                .into_iter()
+                .for_each(|proposal| self.propose(proposal));
+        }
         let worked = if actor.ready() && !paused {
-            self.run_turn(actor)?
+            self.run_turn(actor, awake)?
         } else if actor.deciding() {
             false
         } else {
@@ -167,7 +184,7 @@ impl Seat {
         self.show(actor);
         self.act();
         // With its window full an actor sleeps until the log speaks.
-        let waits = actor.ready() && !paused && !self.group.mailbox.idle();
+        let waits = awake && actor.ready() && !paused && !self.group.mailbox.idle();
         Ok(heard || worked || acted || waits)
     }
 
@@ -234,8 +251,11 @@ impl Seat {
         actor.handle_blank(index, leader.map(|_| Random.random_range(1..=u64::MAX)))
     }
 
-    /// Decides what waits.
-    fn run_turn(&mut self, actor: &mut Actor<Reply>) -> Result<bool, Fatal> {
+    /// Decides what waits; of a group that is not awake only what the time brings, and commands rouse it.
+    fn run_turn(&mut self, actor: &mut Actor<Reply>, awake: bool) -> Result<bool, Fatal> {
+        if !awake && self.group.mailbox.depth() > 0 {
+            self.group.rouse();
+        }
         let policy = self.around.policy.get();
         let now = self.around.clock.now();
         let moment = Moment {
@@ -245,7 +265,7 @@ impl Seat {
         };
         actor.begin_turn(moment, self.has_lease());
         let mut commands = 0;
-        while commands < ROUND_EVENTS_MAX && !actor.turn_full() {
+        while awake && commands < ROUND_EVENTS_MAX && !actor.turn_full() {
             let Some((command, reply)) = self.group.mailbox.take_command() else {
                 break;
             };
@@ -303,7 +323,20 @@ impl Seat {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Reply { to, result } => to.send(result),
-                Effect::Propose { tag, bytes } => self.propose(tag, bytes),
+                Effect::Propose { tag, bytes } => {
+                    let leadership = self.leadership;
+                    let proposal = Proposal {
+                        leadership,
+                        tag,
+                        bytes,
+                    };
+                    if self.group.quiescence.is_awake() {
+                        self.propose(proposal);
+                    } else {
+                        self.held.push(proposal);
+                        self.group.rouse();
+                    }
+                }
                 Effect::Publish(promotions) => promotions
                     .into_iter()
                     .for_each(|shown| self.around.board.publish(shown)),
@@ -334,7 +367,12 @@ impl Seat {
         }
     }
 
-    fn propose(&self, tag: Tag, bytes: Vec<u8>) {
+    fn propose(&self, proposal: Proposal) {
+        let Proposal {
+            leadership,
+            tag,
+            bytes,
+        } = proposal;
         let mailbox = self.group.mailbox.clone();
         let on_end = OnEnd::new(
             move |result: Option<ClientWriteResult<TypeConfig>>| match result {
@@ -347,7 +385,7 @@ impl Seat {
             },
         );
         let refused = || self.group.mailbox.push_log(LogEvent::Refused { tag });
-        let (Some(raft), Some(leadership)) = (self.group.raft(), self.leadership) else {
+        let (Some(raft), Some(leadership)) = (self.group.raft(), leadership) else {
             return refused();
         };
         let write = raft

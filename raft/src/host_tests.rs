@@ -26,7 +26,10 @@ fn seat() -> Seat {
         clock: Clock::default(),
     };
     let mailbox = Mailbox::new();
-    Seat::new(Arc::new(ShardGroup::new(ShardId(0), mailbox)), around)
+    Seat::new(
+        Arc::new(ShardGroup::new(ShardId(0), mailbox, Timing::default())),
+        around,
+    )
 }
 
 /// A blank entry at `index` that this node proposed as the leader of `term`.

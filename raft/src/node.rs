@@ -25,6 +25,7 @@ use crate::group::{GroupStatus, leads_caught_up, raft_status};
 use crate::groups::{Groups, group_error};
 use crate::host::Surroundings;
 use crate::keeper::run_keeper;
+use crate::liveness::run_beats;
 use crate::meta::MetaState;
 use crate::peer::{Credentials, Dial, Handler, Peers, Stream, Tcp, serve};
 use crate::reconcile::run_reconciler;
@@ -104,6 +105,12 @@ impl Timing {
         let beat_ms = u64::try_from(BEAT.as_millis()).expect("a beat is short");
         let beats = (self.election_ms_min * 3 / 8 / beat_ms).max(1);
         beats * beat_ms - beat_ms / 5
+    }
+
+    /// Interval in which nodes say that they are there: as with heartbeats, several may be lost before that has
+    /// consequences.
+    pub fn beat(self) -> Duration {
+        Duration::from_millis((self.election_ms_min / 4).max(1))
     }
 
     /// How long a leader trusts the answers of a quorum: shorter than its followers trust it.
@@ -282,7 +289,7 @@ impl Node {
             clock: world.clock.clone(),
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let (shards, actors) = seat_actors(&around, &stop);
+        let (shards, actors) = seat_actors(&around, options.timing, &stop);
         let identity = store.identity();
         let credentials =
             Credentials::new(&identity.cluster_id, identity.incarnation, identity.node_id);
@@ -293,6 +300,7 @@ impl Node {
             Peers::new(credentials, world.dial.clone()),
             shards,
             Arc::new(raft_config(&options)),
+            options.timing,
         ));
         let begun = async {
             start_groups(&groups, options.begin == Begin::Bootstrap).await?;
@@ -338,6 +346,7 @@ impl Node {
             inner: Arc::new(inner),
         };
         node.add_task(spawn(run_reconciler(node.clone())));
+        node.add_task(spawn(run_beats(node.clone())));
         Ok(node)
     }
 
@@ -434,6 +443,13 @@ impl Node {
     /// Its number in the cluster.
     pub fn node_id(&self) -> u64 {
         self.inner.options.node_id
+    }
+
+    /// Numbers of the cluster's other nodes, as far as this node knows, ascending.
+    pub(crate) fn other_nodes(&self) -> Vec<u64> {
+        let state = self.inner.groups.meta_state.borrow();
+        let nodes = state.cluster.nodes.keys().copied();
+        nodes.filter(|id| *id != self.node_id()).collect()
     }
 
     pub(crate) fn groups(&self) -> &Arc<Groups> {
@@ -536,8 +552,18 @@ impl Node {
             // A follower does not forget a leader that is gone.
             let follows = groups.heard(group).is_some_and(|heard| heard < patience);
             status.has_quorum &= status.leads || follows;
+            if status.quiescent && status.leads {
+                status.has_quorum = self.are_most_alive(&status.voters);
+            }
         }
         statuses
+    }
+
+    /// Whether a majority of these nodes, this one among them, is there.
+    fn are_most_alive(&self, voters: &[u64]) -> bool {
+        let liveness = &self.inner.groups.liveness;
+        let is_alive = |id: &&u64| **id == self.node_id() || liveness.boot(**id).is_some();
+        2 * voters.iter().filter(is_alive).count() > voters.len()
     }
 
     /// This node, as it tells others.
@@ -573,7 +599,9 @@ impl Node {
     }
 
     /// The members of a group, as this node knows them.
-    pub(crate) fn members(&self, group: GroupId) -> Result<Members, String> {
+    pub(crate) async fn members(&self, group: GroupId) -> Result<Members, String> {
+        // Whether it leads only a lease tells.
+        self.inner.groups.roused(group).await;
         let raft = self
             .inner
             .groups
@@ -599,6 +627,15 @@ impl Node {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         changing.insert(group)
+    }
+
+    pub(crate) fn is_changing(&self, group: GroupId) -> bool {
+        let changing = self
+            .inner
+            .changing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        changing.contains(&group)
     }
 
     pub(crate) fn end_change(&self, group: GroupId) {

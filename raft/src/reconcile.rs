@@ -31,9 +31,6 @@ const CAUGHT_UP_ENTRIES: u64 = 512;
 /// How long a new leader keeps what it has before it hands it over to whoever should have it.
 const LEADS_AT_LEAST: Duration = Duration::from_secs(2);
 
-/// How long a node must have answered to be given a leadership.
-const HEARD_WITHIN: Duration = Duration::from_millis(500);
-
 /// How long a leader waits until all it has proposed is committed and the next leader has it.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -105,7 +102,7 @@ impl Node {
                 continue;
             }
             let since = *memory.leads_since.entry(group).or_insert_with(Instant::now);
-            let planned = planned_leader(cluster, group, &raft, self.node_id());
+            let planned = self.planned_leader(cluster, group, &raft);
             // Who is to lead nothing, or to leave the group, hands over first. A leader that left while it
             // leads would be followed by one whose election no lease holds back.
             let serves = cluster
@@ -121,6 +118,7 @@ impl Node {
                 }
                 let node = self.clone();
                 spawn(async move {
+                    node.groups().roused(group).await;
                     let taken = timeout(CHANGE_TIMEOUT, take_step(group, &raft, step)).await;
                     if let Ok(Err(error)) = taken {
                         tracing::debug!(
@@ -151,7 +149,7 @@ impl Node {
         let Some(planned) = planned else {
             return;
         };
-        if !is_well(raft, planned) || !self.begin_change(group) {
+        if !self.is_well(raft, planned) || !self.begin_change(group) {
             return;
         }
         let node = self.clone();
@@ -190,6 +188,7 @@ impl Node {
         if !votes {
             return Err(format!("node {to} does not vote in it"));
         }
+        self.groups().roused(group).await;
         let shard = self.groups().shards.get(usize::from(group.0));
         if let Some(shard) = shard {
             shard.paused.store(true, Ordering::Release);
@@ -263,7 +262,7 @@ impl Node {
             let own_dc = &self.groups().info.dc;
             let mut candidates: Vec<u64> = voters
                 .into_iter()
-                .filter(|id| *id != self.node_id() && can_lead(id) && is_well(&raft, *id))
+                .filter(|id| *id != self.node_id() && can_lead(id) && self.is_well(&raft, *id))
                 .collect();
             candidates.sort_by_key(|id| {
                 (
@@ -355,7 +354,7 @@ impl Node {
                 let mut heard = false;
                 for other in cluster.voters(group.0) {
                     let members = if *other == self.node_id() {
-                        self.members(group).ok()
+                        self.members(group).await.ok()
                     } else {
                         self.ask_members(*other, group).await
                     };
@@ -384,6 +383,45 @@ impl Node {
         }
     }
 
+    /// Who should lead a group instead of this node, if anyone should and is well.
+    fn planned_leader(&self, cluster: &Cluster, group: GroupId, raft: &AnyRaft) -> Option<u64> {
+        let own = self.node_id();
+        let place = cluster.placement.shards.get(usize::from(group.0));
+        let duty = |id: u64| cluster.nodes.get(&id).map(|member| member.duty);
+        let dc = |id: u64| cluster.nodes.get(&id).map(|member| member.info.dc.as_str());
+        let serves = |id: u64| duty(id) == Some(Duty::Serves);
+        let is_planned = |id: u64| match place {
+            Some(place) => place.leader == Some(id),
+            None => serves(id) && dc(id) == Some(&cluster.preferred_dc),
+        };
+        let leaves = !cluster.voters(group.0).contains(&own);
+        let goes = leaves || !serves(own);
+        if is_planned(own) && !goes {
+            return None;
+        }
+        let votes = |id: u64| {
+            raft.look(|metrics| {
+                metrics
+                    .membership_config
+                    .voter_ids()
+                    .any(|voter| voter == id)
+            })
+        };
+        let can = |id: &u64| {
+            *id != own && dc(*id) != Some(WITNESS_DC) && votes(*id) && self.is_well(raft, *id)
+        };
+        let candidates = cluster.voters(group.0).iter().copied().filter(can);
+        let best = candidates.min_by_key(|id| (!is_planned(*id), !serves(*id), *id))?;
+        // Who is to lead nothing does not wait for the one that should lead, nor who leaves for one that may.
+        let takes = is_planned(best) || goes && serves(best) || leaves;
+        takes.then_some(best)
+    }
+
+    /// Whether a node is alive and not far behind.
+    fn is_well(&self, raft: &AnyRaft, node: u64) -> bool {
+        self.groups().liveness.boot(node).is_some() && raft.look(|metrics| caught_up(metrics, node))
+    }
+
     /// A node that came back with other addresses says so.
     async fn readdress(&self, cluster: &Cluster) {
         let own = self.node_id();
@@ -402,51 +440,6 @@ impl Node {
             }
         }
     }
-}
-
-/// Who should lead a group instead of this node, if anyone should and is well.
-fn planned_leader(cluster: &Cluster, group: GroupId, raft: &AnyRaft, own: u64) -> Option<u64> {
-    let place = cluster.placement.shards.get(usize::from(group.0));
-    let duty = |id: u64| cluster.nodes.get(&id).map(|member| member.duty);
-    let dc = |id: u64| cluster.nodes.get(&id).map(|member| member.info.dc.as_str());
-    let serves = |id: u64| duty(id) == Some(Duty::Serves);
-    let is_planned = |id: u64| match place {
-        Some(place) => place.leader == Some(id),
-        None => serves(id) && dc(id) == Some(&cluster.preferred_dc),
-    };
-    let leaves = !cluster.voters(group.0).contains(&own);
-    let goes = leaves || !serves(own);
-    if is_planned(own) && !goes {
-        return None;
-    }
-    let votes = |id: u64| {
-        raft.look(|metrics| {
-            metrics
-                .membership_config
-                .voter_ids()
-                .any(|voter| voter == id)
-        })
-    };
-    let can =
-        |id: &u64| *id != own && dc(*id) != Some(WITNESS_DC) && votes(*id) && is_well(raft, *id);
-    let candidates = cluster.voters(group.0).iter().copied().filter(can);
-    let best = candidates.min_by_key(|id| (!is_planned(*id), !serves(*id), *id))?;
-    // Who is to lead nothing does not wait for the one that should lead, nor who leaves for one that may.
-    let takes = is_planned(best) || goes && serves(best) || leaves;
-    takes.then_some(best)
-}
-
-/// Whether a node has answered the leader lately and is not far behind.
-fn is_well(raft: &AnyRaft, node: u64) -> bool {
-    raft.look(|metrics| {
-        let heard = metrics
-            .heartbeat
-            .as_ref()
-            .and_then(|heard| *heard.get(&node)?);
-        let near = caught_up(metrics, node);
-        near && heard
-            .is_some_and(|heard| openraft::Instant::elapsed(&heard.into_inner()) < HEARD_WITHIN)
-    })
 }
 
 fn caught_up(metrics: &openraft::RaftMetrics<crate::types::TypeConfig>, node: u64) -> bool {

@@ -44,6 +44,10 @@ pub enum Kind {
     Shard = 11,
     /// [`RecoverRequest`]: of a node that survived.
     Recover = 12,
+    /// [`Beat`]: this node is there. Answered with another.
+    Beat = 13,
+    /// [`Quiesce`]: of a group's follower, by its leader. Answered with whether it does.
+    Quiesce = 14,
 }
 
 impl Kind {
@@ -62,6 +66,8 @@ impl Kind {
             Kind::Introduce,
             Kind::Shard,
             Kind::Recover,
+            Kind::Beat,
+            Kind::Quiesce,
         ]
         .into_iter()
         .find(|known| *known as u8 == kind)
@@ -115,6 +121,24 @@ impl Append {
             entries: entries?,
         })
     }
+}
+
+/// A node is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Which of the node's processes speaks.
+    pub boot: u64,
+}
+
+/// Stop your clock: you have all that your leader has, and it will say when there is more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiesce {
+    /// The group.
+    pub group: u16,
+    /// The leader's term.
+    pub term: u64,
+    /// Where its log ends.
+    pub last_index: u64,
 }
 
 /// A piece of a snapshot's file; the first, at offset 0, begins a new transfer.

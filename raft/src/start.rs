@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::group::ShardGroup;
 use crate::host::{Seat, Surroundings, run_clockwork, run_seat};
 use crate::mailbox::Mailbox;
-use crate::node::{Begin, NodeOptions, StartError, World};
+use crate::node::{Begin, NodeOptions, StartError, Timing, World};
 use crate::peer::{Credentials, Peers};
 use crate::rpc::{Introduction, Kind};
 use crate::world::{blocking, random_u64, spawn};
@@ -38,7 +38,8 @@ pub(crate) fn raft_config(options: &NodeOptions) -> Config {
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: options.entries_kept,
         enable_pre_vote: Some(true),
-        quorum_loss_probe_interval: Some(2 * (min + max)),
+        // Its like is in `quiesce`: openraft's would take quiescence for a lost quorum, and keep a leader that is roused silent.
+        quorum_loss_probe_interval: None,
         // Leaders are handed over by this crate alone, with their actors standing still: an election that
         // passes over the lease must not find one that still decides.
         removed_leader_step_down: StepDownPolicy::Never,
@@ -112,9 +113,10 @@ async fn join(options: &NodeOptions, world: &World, address: &str) -> Result<Ide
 /// Seats every shard's actor in a task of its own, and starts the clockwork that has them look around.
 pub(crate) fn seat_actors(
     around: &Surroundings,
+    timing: Timing,
     stop: &Arc<AtomicBool>,
 ) -> (Vec<Arc<ShardGroup>>, Vec<JoinHandle<()>>) {
-    let group = |shard| Arc::new(ShardGroup::new(ShardId(shard), Mailbox::new()));
+    let group = |shard| Arc::new(ShardGroup::new(ShardId(shard), Mailbox::new(), timing));
     let groups: Vec<Arc<ShardGroup>> = (0..SHARDS).map(group).collect();
     let seat = |group: &Arc<ShardGroup>| {
         let seat = Seat::new(group.clone(), around.clone());

@@ -37,6 +37,8 @@ impl Judge {
                 // The meta group decides nothing by its lease alone, so it is handed over without a pause: two
                 // may think for a moment that they lead it, and the log takes what one of them says.
                 let by_lease = group.group != "meta";
+                // Nor does a quiescent leader decide before a quorum has given it a lease again.
+                let by_lease = by_lease && !group.quiescent;
                 if by_lease && group.leads && group.deciding && group.has_quorum {
                     let known = deciding.get(&group.group);
                     if let Some((other, theirs)) = known {
