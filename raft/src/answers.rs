@@ -132,8 +132,8 @@ async fn vote(
     pre: bool,
 ) -> Result<openraft::raft::VoteResponse<TypeConfig>, String> {
     let Scoped { group, what } = decode::<Scoped<VoteRequest<TypeConfig>>>(payload)?;
-    let shard = node.groups().shards.get(usize::from(group));
-    if shard.is_some_and(|shard| shard.trusts_its_leader(&node.groups().liveness)) {
+    let quiescence = node.groups().quiescence(GroupId(group));
+    if quiescence.is_some_and(|it| it.trusts_its_leader(&node.groups().liveness)) {
         return Err("the group is quiescent, and its leader's node is alive".to_owned());
     }
     let raft = node
@@ -250,8 +250,8 @@ async fn install(
 /// A quiescent group minds its clock when its leader has spoken, and not before: it would take the long silence for the
 /// leader's death.
 fn rouse(node: &Node, group: u16) {
-    if let Some(shard) = node.groups().shards.get(usize::from(group)) {
-        shard.rouse();
+    if let Some(quiescence) = node.groups().quiescence(GroupId(group)) {
+        quiescence.rouse();
     }
 }
 

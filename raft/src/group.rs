@@ -8,6 +8,7 @@ use openraft::Instant;
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use qiang_engine::ShardId;
+use qiang_storage::GroupId;
 use tokio::sync::watch;
 
 use crate::mailbox::Mailbox;
@@ -22,7 +23,7 @@ pub type ShardRaft = Raft<TypeConfig, ShardMachine>;
 pub struct ShardGroup {
     pub shard: ShardId,
     pub mailbox: Mailbox,
-    pub quiescence: Quiescence,
+    pub quiescence: Arc<Quiescence>,
     /// Present while the group runs on this node.
     raft: RwLock<Option<ShardRaft>>,
     /// Set while the leadership is being handed over: commands wait, nothing new is decided.
@@ -91,10 +92,11 @@ pub struct GroupStatus {
 
 impl ShardGroup {
     pub fn new(shard: ShardId, mailbox: Mailbox, timing: Timing) -> Self {
+        let quiescence = Quiescence::new(GroupId(shard.0), timing, Some(mailbox.clone()));
         ShardGroup {
             shard,
             mailbox,
-            quiescence: Quiescence::new(timing),
+            quiescence,
             raft: RwLock::default(),
             paused: AtomicBool::new(false),
             applied: watch::Sender::new(0),
@@ -119,6 +121,12 @@ impl ShardGroup {
     pub fn set_raft(&self, raft: Option<ShardRaft>) -> Option<ShardRaft> {
         let mut present = self.raft.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut present, raft)
+    }
+
+    /// Whether this node decides for the shard and nothing waits for it to.
+    pub fn has_nothing_to_do(&self) -> bool {
+        let decides = self.deciding.load(Ordering::Acquire) && !self.paused.load(Ordering::Acquire);
+        decides && self.mailbox.idle() && self.pending.load(Ordering::Acquire) == 0
     }
 
     /// Why the shard was stopped, if it was.

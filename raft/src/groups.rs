@@ -15,7 +15,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use openraft::type_config::alias::{SnapshotOf, VoteOf, WatchReceiverOf};
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics};
 use qiang_engine::routing::SHARDS;
 use qiang_storage::{GroupId, GroupLog, Store};
@@ -31,6 +31,7 @@ use crate::network::Network;
 use crate::node::{StartError, Timing};
 use crate::peer::Peers;
 use crate::placement::WITNESS_DC;
+use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::snapshot::{self, SnapshotFile};
 use crate::types::{NodeInfo, StoredMembership, TypeConfig};
@@ -67,6 +68,21 @@ impl AnyRaft {
         request: AppendEntriesRequest<TypeConfig>,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RaftError<TypeConfig>> {
         either!(self, raft => raft.append_entries(request).await)
+    }
+
+    /// Has the instance mind its clock, or stop it: no heartbeats and no elections then.
+    pub fn set_tick(&self, ticks: bool) {
+        either!(self, raft => raft.runtime_config().tick(ticks));
+    }
+
+    /// Has a leader ask its followers whether it still leads.
+    pub async fn send_heartbeat(&self) -> Result<(), Fatal<TypeConfig>> {
+        either!(self, raft => raft.trigger().heartbeat().await)
+    }
+
+    /// Word of changes of the metrics.
+    pub fn changes(&self) -> WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>> {
+        either!(self, raft => raft.metrics())
     }
 
     /// Says whether a leader speaks when it has nothing to say.
@@ -171,6 +187,7 @@ pub struct Groups {
     /// When a leader's word last came, by group.
     heard: Vec<Mutex<Option<Instant>>>,
     meta: RwLock<Option<MetaRaft>>,
+    meta_quiescence: Arc<Quiescence>,
     /// Held while a group is started or stopped; false once no group may start any more.
     open: tokio::sync::Mutex<bool>,
 }
@@ -197,6 +214,7 @@ impl Groups {
             config,
             heard: Groups::all().map(|_| Mutex::default()).collect(),
             meta: RwLock::default(),
+            meta_quiescence: Quiescence::new(META_GROUP, timing, None),
             open: tokio::sync::Mutex::new(true),
         }
     }
@@ -215,8 +233,7 @@ impl Groups {
 
     /// How long ago a group's leader last spoke to this node; where the group is quiescent, the leader's node.
     pub fn heard(&self, group: GroupId) -> Option<Duration> {
-        let shard = self.shards.get(usize::from(group.0));
-        if let Some(leader) = shard.and_then(|shard| shard.quiescence.followed()) {
+        if let Some(leader) = self.quiescence(group).and_then(|it| it.followed()) {
             return self.liveness.heard(leader);
         }
         let heard = self.heard.get(usize::from(group.0))?;
@@ -246,8 +263,16 @@ impl Groups {
 
     /// Has a group mind its clock, if it is quiescent, and waits until it is awake.
     pub async fn roused(&self, group: GroupId) {
-        if let Some(shard) = self.shards.get(usize::from(group.0)) {
-            shard.roused().await;
+        if let Some(quiescence) = self.quiescence(group) {
+            quiescence.roused().await;
+        }
+    }
+
+    /// Whether a group minds its clock here.
+    pub fn quiescence(&self, group: GroupId) -> Option<&Arc<Quiescence>> {
+        match self.shards.get(usize::from(group.0)) {
+            Some(shard) => Some(&shard.quiescence),
+            None => (group == META_GROUP).then_some(&self.meta_quiescence),
         }
     }
 
@@ -339,9 +364,10 @@ impl Groups {
         )
         .await;
         let raft = raft.map_err(|error| wrong(&error))?;
-        shard.quiescence.begin_anew();
         shard.set_raft(Some(raft.clone()));
-        Ok(AnyRaft::Shard(raft))
+        let raft = AnyRaft::Shard(raft);
+        shard.quiescence.begin_anew(Some(raft.clone()));
+        Ok(raft)
     }
 
     async fn start_meta(&self) -> Result<AnyRaft, StartError> {
@@ -362,7 +388,9 @@ impl Groups {
         .await;
         let raft = raft.map_err(|error| wrong(&error))?;
         self.set_meta(Some(raft.clone()));
-        Ok(AnyRaft::Meta(raft))
+        let raft = AnyRaft::Meta(raft);
+        self.meta_quiescence.begin_anew(Some(raft.clone()));
+        Ok(raft)
     }
 
     /// Stops a group; its data stays.
@@ -375,6 +403,9 @@ impl Groups {
         match shard {
             Some(shard) => drop(shard.set_raft(None)),
             None => drop(self.set_meta(None)),
+        }
+        if let Some(quiescence) = self.quiescence(group) {
+            quiescence.begin_anew(None);
         }
         raft.shutdown().await;
         if let Some(shard) = shard {

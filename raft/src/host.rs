@@ -19,14 +19,14 @@ use qiang_engine::{Refusal, Replica, Tag};
 use rand::RngExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::board::Board;
 use crate::group::{ShardGroup, has_lease};
 use crate::mailbox::{LogEvent, Reply};
 use crate::node::{CourierJob, PolicyCell};
 use crate::types::{LogId, OnEnd, Payload, TypeConfig};
-use crate::world::{Clock, Random, is_simulated, random_u64, spawn_on};
+use crate::world::{Clock, Random, is_simulated, random_u64, sleep_to_beat, spawn_on};
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
 const ROUND_EVENTS_MAX: usize = 1024;
@@ -106,7 +106,7 @@ pub async fn run_seat(mut seat: Seat, stop: Arc<AtomicBool>) {
 /// Has every actor look around at least every [`LOOK_INTERVAL`], until `stop`.
 pub async fn run_clockwork(groups: Vec<Arc<ShardGroup>>, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Acquire) {
-        sleep(LOOK_INTERVAL).await;
+        sleep_to_beat(LOOK_INTERVAL).await;
         for group in &groups {
             group.mailbox.wake();
         }
@@ -254,7 +254,7 @@ impl Seat {
     /// Decides what waits; of a group that is not awake only what the time brings, and commands rouse it.
     fn run_turn(&mut self, actor: &mut Actor<Reply>, awake: bool) -> Result<bool, Fatal> {
         if !awake && self.group.mailbox.depth() > 0 {
-            self.group.rouse();
+            self.group.quiescence.rouse();
         }
         let policy = self.around.policy.get();
         let now = self.around.clock.now();
@@ -334,7 +334,7 @@ impl Seat {
                         self.propose(proposal);
                     } else {
                         self.held.push(proposal);
-                        self.group.rouse();
+                        self.group.quiescence.rouse();
                     }
                 }
                 Effect::Publish(promotions) => promotions

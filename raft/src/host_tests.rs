@@ -9,6 +9,7 @@ use qiang_engine::{Command, PromotionId, Replica, ShardId, UnixMs};
 use super::*;
 use crate::mailbox::Mailbox;
 use crate::node::Policy;
+use crate::node::Timing;
 
 fn seat() -> Seat {
     let policy = Policy {

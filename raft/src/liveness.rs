@@ -8,13 +8,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qiang_engine::codec;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::node::{Node, Timing};
 use crate::peer::Lane;
 use crate::quiesce::Terms;
 use crate::rpc::{self, Beat, Kind};
-use crate::world::{random_u64, spawn};
+use crate::world::{random_u64, sleep_to_beat, spawn};
 
 /// When nodes were last heard.
 pub struct Liveness {
@@ -63,10 +63,9 @@ impl Liveness {
 
     /// The process of a node, if it is alive: heard more recently than followers trust a leader for.
     pub fn boot(&self, node: u64) -> Option<Boot> {
-        let trusted = Duration::from_millis(self.timing.election_ms_max());
         let heard = *self.lock().get(&node)?;
         let boot = heard.boot;
-        (heard.at.elapsed() < trusted).then_some(Boot { node, boot })
+        (heard.at.elapsed() < self.timing.trust()).then_some(Boot { node, boot })
     }
 
     /// Whether this process is alive and was not started again.
@@ -90,7 +89,7 @@ pub async fn run_beats(node: Node) {
     let interval = node.options().timing.beat();
     let mut terms = Terms::new();
     loop {
-        sleep(interval).await;
+        sleep_to_beat(interval).await;
         if node.store().fault().is_some() {
             return;
         }

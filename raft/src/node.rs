@@ -22,7 +22,7 @@ use crate::board::Board;
 use crate::cluster::Cluster;
 use crate::flows::{FlowError, FlowQuery, FlowReader};
 use crate::group::{GroupStatus, leads_caught_up, raft_status};
-use crate::groups::{Groups, group_error};
+use crate::groups::{Groups, META_GROUP, group_error};
 use crate::host::Surroundings;
 use crate::keeper::run_keeper;
 use crate::liveness::run_beats;
@@ -110,7 +110,12 @@ impl Timing {
     /// Interval in which nodes say that they are there: as with heartbeats, several may be lost before that has
     /// consequences.
     pub fn beat(self) -> Duration {
-        Duration::from_millis((self.election_ms_min / 4).max(1))
+        Duration::from_millis((self.election_ms_min / 2).max(1))
+    }
+
+    /// How long followers trust a leader that they do not hear, and nodes each other.
+    pub fn trust(self) -> Duration {
+        Duration::from_millis(self.election_ms_max())
     }
 
     /// How long a leader trusts the answers of a quorum: shorter than its followers trust it.
@@ -544,6 +549,9 @@ impl Node {
         if let Some(raft) = groups.meta() {
             meta = raft_status(&raft, lease);
             meta.deciding = leads_caught_up(&raft);
+            meta.quiescent = groups
+                .quiescence(META_GROUP)
+                .is_some_and(|it| it.is_quiescent());
         }
         "meta".clone_into(&mut meta.group);
         statuses.push(meta);

@@ -306,6 +306,7 @@ impl Node {
         let Some(raft) = self.groups().meta() else {
             return MetaAnswer::Elsewhere { leader: None };
         };
+        self.groups().roused(META_GROUP).await;
         match raft.client_write(command.encode()).await {
             Ok(written) => match written.data {
                 Outcome::Done(number) => MetaAnswer::Done(number),

@@ -23,29 +23,39 @@ use qiang_storage::GroupId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::group::{ShardGroup, ShardRaft, has_lease};
+use crate::group::has_lease;
 use crate::groups::{AnyRaft, Groups};
 use crate::liveness::{Boot, Liveness};
+use crate::mailbox::Mailbox;
 use crate::node::{Node, Timing};
 use crate::peer::Lane;
 use crate::rpc::{self, Kind, Quiesce};
-use crate::types::TypeConfig;
+use crate::types::{LogId, TypeConfig};
 use crate::world::{random_below, spawn};
 
 /// How long nothing must have been asked of a group before it is quiescent: longer than any pause of a sale.
 const QUIET_FOR: Duration = Duration::from_secs(1);
 
-/// Whether a shard's group minds its clock on this node.
+/// Whether a group minds its clock on this node.
 pub struct Quiescence {
+    group: GroupId,
     timing: Timing,
     state: Mutex<State>,
-    /// The same as whether `state` is [`State::Awake`], for those who only look.
+    /// The same as whether the phase is [`Phase::Awake`], for those who only look.
     awake: AtomicBool,
     /// A leader has the lease again, or waits for it no longer.
     roused: Notify,
+    /// The actor that waits for that, of a shard.
+    mailbox: Option<Mailbox>,
 }
 
-enum State {
+struct State {
+    /// The instance whose clock it is; none while the group does not run here.
+    raft: Option<AnyRaft>,
+    phase: Phase,
+}
+
+enum Phase {
     /// The clock ticks. A leader notes what its log has ended with for how long.
     Awake { quiet: Option<(End, Instant)> },
     /// This node leads, its clock stands, and the members are asked to stop theirs.
@@ -66,14 +76,22 @@ struct End {
     index: u64,
 }
 
+const AWAKE: Phase = Phase::Awake { quiet: None };
+
 impl Quiescence {
-    pub fn new(timing: Timing) -> Self {
-        Quiescence {
+    pub fn new(group: GroupId, timing: Timing, mailbox: Option<Mailbox>) -> Arc<Self> {
+        let state = State {
+            raft: None,
+            phase: AWAKE,
+        };
+        Arc::new(Quiescence {
+            group,
             timing,
-            state: Mutex::new(State::Awake { quiet: None }),
+            state: Mutex::new(state),
             awake: AtomicBool::new(true),
             roused: Notify::new(),
-        }
+            mailbox,
+        })
     }
 
     /// Whether the clock ticks and, for a leader, nothing speaks against a lease.
@@ -83,62 +101,53 @@ impl Quiescence {
 
     /// Whether the clock stands, and the members' do.
     pub fn is_quiescent(&self) -> bool {
-        matches!(*self.lock(), State::Quiescent { .. })
+        matches!(self.lock().phase, Phase::Quiescent { .. })
     }
 
-    /// The group's instance was started: its clock ticks.
-    pub fn begin_anew(&self) {
-        self.set(&mut self.lock(), State::Awake { quiet: None });
+    /// The group was started with this instance, whose clock ticks, or stopped.
+    pub fn begin_anew(&self, raft: Option<AnyRaft>) {
+        let mut state = self.lock();
+        state.raft = raft;
+        self.enter(&mut state, AWAKE);
     }
 
     /// The leader whose process a quiescent follower watches.
     pub fn followed(&self) -> Option<u64> {
-        match &*self.lock() {
-            State::Quiescent { watched, .. } => watched.first().map(|leader| leader.node),
+        match &self.lock().phase {
+            Phase::Quiescent { watched, .. } => watched.first().map(|leader| leader.node),
             _ => None,
         }
     }
 
-    fn set(&self, state: &mut State, next: State) {
-        self.awake
-            .store(matches!(next, State::Awake { .. }), Ordering::Release);
-        *state = next;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ShardGroup {
     /// Has the group mind its clock again, unless it does. A leader is awake as soon as it has the lease again.
     pub fn rouse(self: &Arc<Self>) {
-        if self.quiescence.is_awake() {
+        if self.is_awake() {
             return;
         }
-        let Some(raft) = self.raft() else { return };
-        let mut state = self.quiescence.lock();
-        if matches!(*state, State::Awake { .. } | State::Rousing) {
+        let mut state = self.lock();
+        let Some(raft) = state.raft.clone() else {
+            return;
+        };
+        if matches!(state.phase, Phase::Awake { .. } | Phase::Rousing) {
             return;
         }
-        raft.runtime_config().tick(true);
+        raft.set_tick(true);
         if raft.is_leader() {
-            self.quiescence.set(&mut state, State::Rousing);
+            self.enter(&mut state, Phase::Rousing);
             spawn(self.clone().regain_lease(raft));
         } else {
-            let awake = State::Awake { quiet: None };
-            self.quiescence.set(&mut state, awake);
+            self.enter(&mut state, AWAKE);
         }
     }
 
     /// The same, and waits until it is awake.
     pub async fn roused(self: &Arc<Self>) {
         loop {
-            let roused = self.quiescence.roused.notified();
+            let roused = self.roused.notified();
             tokio::pin!(roused);
             roused.as_mut().enable();
             self.rouse();
-            if !matches!(*self.quiescence.lock(), State::Rousing) {
+            if !matches!(self.lock().phase, Phase::Rousing) {
                 return;
             }
             roused.await;
@@ -147,50 +156,62 @@ impl ShardGroup {
 
     /// Asks the members whether this node still leads. Where no quorum says so in time the group goes on as one
     /// that has lost it.
-    async fn regain_lease(self: Arc<Self>, raft: ShardRaft) {
-        let timing = self.quiescence.timing;
-        let until = Instant::now() + Duration::from_millis(timing.election_ms_max());
+    async fn regain_lease(self: Arc<Self>, raft: AnyRaft) {
+        let until = Instant::now() + self.timing.trust();
         // Fails only where Raft has stopped, as its metrics tell.
-        let _ = raft.trigger().heartbeat().await;
-        let mut metrics = raft.metrics();
+        let _ = raft.send_heartbeat().await;
+        let mut changed = raft.changes();
+        let lease = self.timing.lease();
         let lacks_lease = |metrics: &RaftMetrics<TypeConfig>| {
             let leads = metrics.state.is_leader() && metrics.running_state.is_ok();
-            leads && !has_lease(metrics, timing.lease())
+            leads && !has_lease(metrics, lease)
         };
-        while lacks_lease(&metrics.borrow_watched()) {
-            if !matches!(timeout_at(until, metrics.changed()).await, Ok(Ok(()))) {
+        while raft.look(lacks_lease) {
+            if !matches!(timeout_at(until, changed.changed()).await, Ok(Ok(()))) {
                 break;
             }
         }
         {
-            let mut state = self.quiescence.lock();
-            if matches!(*state, State::Rousing) {
-                let awake = State::Awake { quiet: None };
-                self.quiescence.set(&mut state, awake);
+            let mut state = self.lock();
+            if matches!(state.phase, Phase::Rousing) {
+                self.enter(&mut state, AWAKE);
             }
         }
-        self.quiescence.roused.notify_waiters();
-        self.mailbox.wake();
+        self.roused.notify_waiters();
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.wake();
+        }
     }
 
     /// Whether a vote against the leader is to be refused: the group is quiescent and the processes that it watches
     /// live. Whoever asks for one doubts that, so a leader shows itself, and a follower that does not hear it soon
     /// minds its clock again.
     pub fn trusts_its_leader(self: &Arc<Self>, liveness: &Liveness) -> bool {
-        let timing = self.quiescence.timing;
-        let leads = self.raft().is_some_and(|raft| raft.is_leader());
-        let trusts = match &mut *self.quiescence.lock() {
-            State::Quiescent { watched, rouse_at } => {
-                let trusts = rouse_at.is_none() && watched.iter().all(|it| liveness.is_alive(*it));
-                rouse_at.get_or_insert_with(|| soon(timing));
-                trusts
-            }
-            _ => false,
+        let (trusts, leads) = {
+            let mut state = self.lock();
+            let leads = state.raft.as_ref().is_some_and(AnyRaft::is_leader);
+            let Phase::Quiescent { watched, rouse_at } = &mut state.phase else {
+                return false;
+            };
+            let live = watched.iter().all(|process| liveness.is_alive(*process));
+            let trusts = rouse_at.is_none() && live;
+            rouse_at.get_or_insert_with(|| soon(self.timing));
+            (trusts, leads)
         };
         if leads {
             self.rouse();
         }
         trusts
+    }
+
+    fn enter(&self, state: &mut State, next: Phase) {
+        let awake = matches!(next, Phase::Awake { .. });
+        self.awake.store(awake, Ordering::Release);
+        state.phase = next;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -207,24 +228,23 @@ impl Node {
     /// keep silent.
     pub(crate) fn watch_groups(&self, terms: &mut Terms) {
         for id in Groups::all() {
-            let Some(raft) = self.groups().raft(id) else {
+            let (Some(raft), Some(quiescence)) =
+                (self.groups().raft(id), self.groups().quiescence(id))
+            else {
                 continue;
             };
-            let shard = self.groups().shards.get(usize::from(id.0));
-            if shard.is_none_or(|shard| shard.quiescence.is_awake()) {
+            if quiescence.is_awake() {
                 self.let_others_lead(id, &raft, terms);
             }
-            if let (Some(shard), AnyRaft::Shard(raft)) = (shard, &raft) {
-                self.watch_group(shard, raft);
-            }
+            self.watch_group(quiescence, &raft);
         }
     }
 
-    fn watch_group(&self, group: &Arc<ShardGroup>, raft: &ShardRaft) {
-        let mut state = group.quiescence.lock();
-        match &mut *state {
-            State::Awake { quiet } => {
-                let Some(end) = self.quiet_end(group, raft) else {
+    fn watch_group(&self, group: &Arc<Quiescence>, raft: &AnyRaft) {
+        let mut state = group.lock();
+        match &mut state.phase {
+            Phase::Awake { quiet } => {
+                let Some(end) = self.quiet_end(group.group, raft) else {
                     *quiet = None;
                     return;
                 };
@@ -232,16 +252,15 @@ impl Node {
                 if *known != end {
                     *quiet = Some((end, Instant::now()));
                 } else if since.elapsed() >= QUIET_FOR {
-                    raft.runtime_config().tick(false);
-                    group.quiescence.set(&mut state, State::Settling);
+                    raft.set_tick(false);
+                    group.enter(&mut state, Phase::Settling);
                     spawn(self.clone().settle(group.clone(), raft.clone(), end));
                 }
             }
-            State::Quiescent { watched, rouse_at } => {
+            Phase::Quiescent { watched, rouse_at } => {
                 let liveness = &self.groups().liveness;
                 if !watched.iter().all(|process| liveness.is_alive(*process)) {
-                    let timing = group.quiescence.timing;
-                    rouse_at.get_or_insert_with(|| soon(timing));
+                    rouse_at.get_or_insert_with(|| soon(group.timing));
                 }
                 let due = rouse_at.is_some_and(|at| at <= Instant::now() || raft.is_leader());
                 drop(state);
@@ -249,52 +268,47 @@ impl Node {
                     group.rouse();
                 }
             }
-            State::Settling | State::Rousing => {}
+            Phase::Settling | Phase::Rousing => {}
         }
     }
 
     /// Where the log of a group that this node leads has ended, if every member has all of it and nothing is under way.
-    fn quiet_end(&self, group: &ShardGroup, raft: &ShardRaft) -> Option<End> {
-        let id = GroupId(group.shard.0);
-        let nothing_waits = group.mailbox.idle() && group.pending.load(Ordering::Acquire) == 0;
-        let decides =
-            group.deciding.load(Ordering::Acquire) && !group.paused.load(Ordering::Acquire);
-        if !(nothing_waits && decides) || self.is_changing(id) {
+    fn quiet_end(&self, id: GroupId, raft: &AnyRaft) -> Option<End> {
+        let shard = self.groups().shards.get(usize::from(id.0));
+        if self.is_changing(id) || !shard.is_none_or(|shard| shard.has_nothing_to_do()) {
             return None;
         }
-        let metrics = raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let index = metrics.last_log_index?;
-        let has_all =
-            |log_id: Option<crate::types::LogId>| log_id.is_some_and(|it| it.index == index);
-        let leads = metrics.state.is_leader() && metrics.current_leader == Some(metrics.id);
-        let membership = metrics.membership_config.membership();
-        let is_quiet = leads
-            && metrics.running_state.is_ok()
-            && has_all(metrics.last_applied)
-            && has_all(metrics.cluster_committed)
-            && membership.get_joint_config().len() == 1
-            && metrics
-                .replication
-                .as_ref()?
-                .values()
-                .all(|it| has_all(*it));
-        let term = metrics.current_term;
-        is_quiet.then_some(End { term, index })
+        raft.look(|metrics| {
+            let index = metrics.last_log_index?;
+            let has_all = |log_id: Option<LogId>| log_id.is_some_and(|it| it.index == index);
+            let leads = metrics.state.is_leader() && metrics.current_leader == Some(metrics.id);
+            let membership = metrics.membership_config.membership();
+            let is_quiet = leads
+                && metrics.running_state.is_ok()
+                && has_all(metrics.last_applied)
+                && has_all(metrics.cluster_committed)
+                && membership.get_joint_config().len() == 1
+                && metrics
+                    .replication
+                    .as_ref()?
+                    .values()
+                    .all(|it| has_all(*it));
+            let term = metrics.current_term;
+            is_quiet.then_some(End { term, index })
+        })
     }
 
     /// Has every member stop its clock, or goes on.
-    async fn settle(self, group: Arc<ShardGroup>, raft: ShardRaft, end: End) {
+    async fn settle(self, group: Arc<Quiescence>, raft: AnyRaft, end: End) {
         // Heartbeats that are on their way would rouse who has just stopped its clock.
-        sleep(group.quiescence.timing.beat()).await;
+        sleep(group.timing.beat()).await;
         let agreed = self.stop_clocks(&group, &raft, end).await;
-        let agreed = agreed.filter(|_| self.quiet_end(&group, &raft) == Some(end));
+        let agreed = agreed.filter(|_| self.quiet_end(group.group, &raft) == Some(end));
         {
-            let mut state = group.quiescence.lock();
-            if let (State::Settling, Some(watched)) = (&*state, agreed) {
+            let mut state = group.lock();
+            if let (Phase::Settling, Some(watched)) = (&state.phase, agreed) {
                 let rouse_at = None;
-                let quiescent = State::Quiescent { watched, rouse_at };
-                group.quiescence.set(&mut state, quiescent);
+                group.enter(&mut state, Phase::Quiescent { watched, rouse_at });
                 return;
             }
         }
@@ -302,27 +316,23 @@ impl Node {
     }
 
     /// Asks every other member to stop its clock; their processes, if all do.
-    async fn stop_clocks(
-        &self,
-        group: &ShardGroup,
-        raft: &ShardRaft,
-        end: End,
-    ) -> Option<Vec<Boot>> {
-        let members: Vec<u64> = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
+    async fn stop_clocks(&self, group: &Quiescence, raft: &AnyRaft, end: End) -> Option<Vec<Boot>> {
+        if self.quiet_end(group.group, raft) != Some(end) {
+            return None;
+        }
+        let members: Vec<u64> = raft.look(|metrics| {
             let nodes = metrics.membership_config.nodes().map(|(id, _)| *id);
             nodes.filter(|id| *id != self.node_id()).collect()
-        };
+        });
         let boots = members.iter().map(|id| self.groups().liveness.boot(*id));
         let boots: Vec<Boot> = boots.collect::<Option<_>>()?;
         let request = Quiesce {
-            group: group.shard.0,
+            group: group.group.0,
             term: end.term,
             last_index: end.index,
         };
         let payload: bytes::Bytes = codec::encode(&request).into();
-        let patience = 2 * group.quiescence.timing.beat();
+        let patience = 2 * group.timing.beat();
         let asked = members.into_iter().map(|member| {
             let (peers, kind) = (&self.groups().peers, Kind::Quiesce as u8);
             let call = peers.call(member, Lane::Control, kind, payload.clone());
@@ -334,40 +344,37 @@ impl Node {
 
     /// Stops the clock of a group that `leader` leads, if this replica has all that it has; whether it did.
     pub(crate) fn stop_clock(&self, leader: u64, request: &Quiesce) -> bool {
-        let group = self.groups().shards.get(usize::from(request.group));
-        let Some((group, raft)) = group.and_then(|group| Some((group, group.raft()?))) else {
+        let Some(group) = self.groups().quiescence(GroupId(request.group)) else {
             return false;
         };
         let Some(boot) = self.groups().liveness.boot(leader) else {
             return false;
         };
-        let mut state = group.quiescence.lock();
-        let follows = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let applied = metrics.last_applied.map(|applied| applied.index);
+        let mut state = group.lock();
+        let Some(raft) = state.raft.clone() else {
+            return false;
+        };
+        let last_index = Some(request.last_index);
+        let has_all = raft.look(|metrics| {
             metrics.running_state.is_ok()
                 && metrics.current_leader == Some(leader)
                 && metrics.current_term == request.term
-                && metrics.last_log_index == Some(request.last_index)
-                && applied == Some(request.last_index)
-        };
-        let stops = follows && matches!(*state, State::Awake { .. } | State::Quiescent { .. });
-        if stops {
-            raft.runtime_config().tick(false);
-            let watched = vec![boot];
-            let rouse_at = None;
-            let quiescent = State::Quiescent { watched, rouse_at };
-            group.quiescence.set(&mut state, quiescent);
+                && metrics.last_log_index == last_index
+                && metrics.last_applied.map(|applied| applied.index) == last_index
+        });
+        let minds_it = matches!(state.phase, Phase::Awake { .. } | Phase::Quiescent { .. });
+        if has_all && minds_it {
+            raft.set_tick(false);
+            let (watched, rouse_at) = (vec![boot], None);
+            group.enter(&mut state, Phase::Quiescent { watched, rouse_at });
         }
-        stops
+        has_all && minds_it
     }
 
     /// A leader that no quorum answers keeps silent every other while: those that still hear it would trust it for
     /// ever, and nobody else could be elected.
     fn let_others_lead(&self, group: GroupId, raft: &AnyRaft, terms: &mut Terms) {
         let timing = self.options().timing;
-        let trusted = Duration::from_millis(timing.election_ms_max());
         let silent = raft.look(|metrics| {
             if !metrics.state.is_leader() {
                 return None;
@@ -381,7 +388,8 @@ impl Node {
                 .last_quorum_acked
                 .map(|at| at.into_inner().elapsed());
             let alone = metrics.membership_config.voter_ids().eq([metrics.id]);
-            let lost_for = answered.unwrap_or(leads.1.elapsed()).checked_sub(trusted);
+            let unanswered_for = answered.unwrap_or(leads.1.elapsed());
+            let lost_for = unanswered_for.checked_sub(timing.trust());
             Some(!alone && lost_for.is_some_and(|lost_for| is_silent(lost_for, timing)))
         });
         if let Some(silent) = silent {

@@ -110,6 +110,16 @@ pub(crate) async fn others_first() {
     }
 }
 
+/// Waits for `duration`, and outside a simulation for the next of the process's beats.
+pub(crate) async fn sleep_to_beat(duration: Duration) {
+    let wait = if is_simulated() {
+        duration
+    } else {
+        beat::on_beat(duration)
+    };
+    tokio::time::sleep(wait).await;
+}
+
 /// The wall clock of one node.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Option<Arc<SimulatedClock>>);
