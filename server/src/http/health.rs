@@ -125,6 +125,7 @@ mod tests {
             orders: 3,
             digest: None,
             leads: true,
+            quiescent: false,
             stopped: None,
         }
     }

@@ -55,6 +55,7 @@ fn group(name: &str, leader: u64, own: u64) -> GroupStatus {
         orders: 3,
         digest: None,
         leads: leader == own,
+        quiescent: false,
         stopped: None,
     }
 }
