@@ -11,6 +11,7 @@ pub mod actor;
 pub mod batch;
 pub mod codec;
 pub mod command;
+pub mod early;
 pub mod ids;
 pub mod limits;
 pub mod order;
@@ -18,6 +19,7 @@ pub mod promotion;
 pub mod record;
 pub mod replica;
 pub mod routing;
+pub mod seen;
 pub mod shard;
 
 pub use batch::{Batch, Tag};

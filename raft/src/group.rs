@@ -8,6 +8,7 @@ use openraft::Instant;
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use qiang_engine::ShardId;
+use qiang_engine::seen::Seen;
 use qiang_storage::GroupId;
 use tokio::sync::watch;
 
@@ -16,6 +17,7 @@ use crate::node::Timing;
 use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::types::TypeConfig;
+use crate::world::random_u64;
 
 pub type ShardRaft = Raft<TypeConfig, ShardMachine>;
 
@@ -37,6 +39,14 @@ pub struct ShardGroup {
     pub deciding: AtomicBool,
     pub pending: AtomicUsize,
     pub orders: AtomicU64,
+    /// The term whose leader this node's actor decides as; 0 while it does not decide.
+    pub stint_term: AtomicU64,
+    /// The time of the actor's last decision, in milliseconds of Unix time.
+    pub decided_at: AtomicU64,
+    /// What the shard may have met, for who refuses without asking it.
+    pub seen: Arc<Seen>,
+    /// Whether anybody was refused without asking the actor since this was last looked at.
+    asked: AtomicBool,
     /// A log index and the digest of the state there, the last with nothing pending.
     digest: Mutex<Option<(u64, u64)>>,
     /// Bytes of entries applied since the process started.
@@ -105,6 +115,10 @@ impl ShardGroup {
             deciding: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             orders: AtomicU64::new(0),
+            stint_term: AtomicU64::new(0),
+            decided_at: AtomicU64::new(0),
+            seen: Arc::new(Seen::new(random_u64())),
+            asked: AtomicBool::new(false),
             digest: Mutex::default(),
             log_bytes: Arc::default(),
             snapshot_bytes: AtomicU64::new(0),
@@ -123,10 +137,32 @@ impl ShardGroup {
         std::mem::replace(&mut present, raft)
     }
 
+    /// Whether a quorum vouches for the leadership that the actor decides by, which is not being handed over.
+    pub fn decides_under_lease(&self, lease: Duration) -> bool {
+        let term = self.stint_term.load(Ordering::Acquire);
+        if term == 0 || self.paused.load(Ordering::Acquire) {
+            return false;
+        }
+        let Some(raft) = self.raft() else {
+            return false;
+        };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.current_term == term && has_lease(&metrics, lease)
+    }
+
+    /// Notes that somebody was refused without asking the actor.
+    pub fn note_asked(&self) {
+        if !self.asked.load(Ordering::Relaxed) {
+            self.asked.store(true, Ordering::Release);
+        }
+    }
+
     /// Whether this node decides for the shard and nothing waits for it to.
     pub fn has_nothing_to_do(&self) -> bool {
         let decides = self.deciding.load(Ordering::Acquire) && !self.paused.load(Ordering::Acquire);
-        decides && self.mailbox.idle() && self.pending.load(Ordering::Acquire) == 0
+        let asked = self.asked.swap(false, Ordering::AcqRel);
+        decides && !asked && self.mailbox.idle() && self.pending.load(Ordering::Acquire) == 0
     }
 
     /// Why the shard was stopped, if it was.

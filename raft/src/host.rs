@@ -131,10 +131,11 @@ impl Drop for AbortOnPanic {
 impl Seat {
     pub fn new(group: Arc<ShardGroup>, around: Surroundings) -> Self {
         let now = Instant::now();
+        let actor = new_actor(&group);
         Seat {
             group,
             around,
-            actor: Some(new_actor()),
+            actor: Some(actor),
             leadership: None,
             effects: Vec::new(),
             held: Vec::new(),
@@ -212,7 +213,7 @@ impl Seat {
     /// The group was stopped on this node: whoever waits learns that the outcome is unknown, and the
     /// actor begins from nothing.
     fn begin_anew(&mut self, actor: &mut Actor<Reply>) {
-        let old = std::mem::replace(actor, new_actor());
+        let old = std::mem::replace(actor, new_actor(&self.group));
         self.effects.extend(old.abandon());
         self.leadership = None;
         self.group.set_stopped(None);
@@ -225,7 +226,7 @@ impl Seat {
         while let Some(event) = self.group.mailbox.take_log() {
             any = true;
             if matches!(event, LogEvent::Reset) {
-                let mut actor = new_actor();
+                let mut actor = new_actor(&self.group);
                 self.begin_anew(&mut actor);
                 self.actor = Some(actor);
                 break;
@@ -264,6 +265,9 @@ impl Seat {
             rate_percent: policy.rate_percent,
         };
         actor.begin_turn(moment, self.has_lease());
+        for (promotion_id, attempts) in self.around.board.take_early(self.group.shard) {
+            actor.count_early(&promotion_id, attempts);
+        }
         let mut commands = 0;
         while awake && commands < ROUND_EVENTS_MAX && !actor.turn_full() {
             let Some((command, reply)) = self.group.mailbox.take_command() else {
@@ -425,6 +429,11 @@ impl Seat {
         }
         let decides = actor.deciding() && !group.paused.load(Ordering::Acquire);
         group.deciding.store(decides, Ordering::Relaxed);
+        let term = self.leadership.filter(|_| actor.deciding());
+        let term = term.map_or(0, |leadership| leadership.leader_id.term);
+        group.stint_term.store(term, Ordering::Release);
+        let decided_at = actor.moment().now.0;
+        group.decided_at.store(decided_at, Ordering::Release);
         group.pending.store(actor.pending(), Ordering::Relaxed);
         group.orders.store(
             actor.replica().shard.order_count() as u64,
@@ -443,6 +452,7 @@ impl Seat {
         self.effects = actor.abandon();
         self.act();
         self.group.deciding.store(false, Ordering::Relaxed);
+        self.group.stint_term.store(0, Ordering::Release);
         if let Some(raft) = self.group.raft() {
             spawn_on(&self.around.runtime, async move { raft.shutdown().await });
         }
@@ -466,8 +476,8 @@ impl Seat {
     }
 }
 
-fn new_actor() -> Actor<Reply> {
-    Actor::new(Replica::new(random_u64()), 0)
+fn new_actor(group: &ShardGroup) -> Actor<Reply> {
+    Actor::new(Replica::new(random_u64()), 0, group.seen.clone())
 }
 
 /// Answers `unavailable` to every command that waits.

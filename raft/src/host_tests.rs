@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use openraft::impls::leader_id_adv::LeaderId;
 use qiang_engine::promotion::Terms;
+use qiang_engine::seen::Seen;
 use qiang_engine::{Command, PromotionId, Replica, ShardId, UnixMs};
 
 use super::*;
@@ -41,7 +42,7 @@ fn own_blank(term: u64, index: u64) -> LogId {
 
 /// An actor that decides since blank 1 of term 1, with one batch pending.
 fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
-    let mut actor = Actor::new(Replica::new(0), 0);
+    let mut actor = Actor::new(Replica::new(0), 0, Arc::new(Seen::new(0)));
     seat.hear_blank(&mut actor, 1, Some(own_blank(1, 1)))
         .expect("a blank");
     actor.begin_turn(Moment::at(UnixMs(1)), true);

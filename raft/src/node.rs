@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::answers::Answers;
 use crate::board::Board;
 use crate::cluster::Cluster;
+use crate::early::Early;
 use crate::flows::{FlowError, FlowQuery, FlowReader};
 use crate::group::{GroupStatus, leads_caught_up, raft_status};
 use crate::groups::{Groups, META_GROUP, group_error};
@@ -330,8 +331,14 @@ impl Node {
             world.clock.clone(),
         );
         let tasks = vec![spawn(keeper)];
+        let early = Early {
+            board: board.clone(),
+            policy: policy.clone(),
+            clock: world.clock.clone(),
+            lease: options.timing.lease(),
+        };
         let inner = Inner {
-            router: Router::new(groups.clone()),
+            router: Router::new(groups.clone(), early),
             started_at: world.clock.now(),
             clock: world.clock,
             options,

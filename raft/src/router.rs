@@ -13,6 +13,7 @@ use qiang_engine::{Command, Refusal, ShardId, codec};
 use qiang_storage::GroupId;
 use tokio::time::{Instant, sleep};
 
+use crate::early::Early;
 use crate::groups::{AnyRaft, Groups};
 use crate::mailbox::Outcome;
 use crate::peer::{CallError, Lane};
@@ -101,11 +102,12 @@ impl<'a> Journey<'a> {
 #[derive(Clone)]
 pub struct Router {
     groups: Arc<Groups>,
+    early: Early,
 }
 
 impl Router {
-    pub fn new(groups: Arc<Groups>) -> Self {
-        Router { groups }
+    pub fn new(groups: Arc<Groups>, early: Early) -> Self {
+        Router { groups, early }
     }
 
     /// Has the leader of `shard` answer `commands`, independent of each other, in their order.
@@ -149,8 +151,7 @@ impl Router {
         let commands: Vec<&Command> = open.iter().map(|at| &journey.commands[*at]).collect();
         let tried = match leader {
             Some(leader) if leader == self.groups.node_id => {
-                let mailbox = &self.groups.shards[usize::from(shard.0)].mailbox;
-                Tried::Answered(mailbox.ask(&commands, deadline).await)
+                Tried::Answered(self.ask_here(shard, &commands, deadline).await)
             }
             Some(leader) => self.forward(leader, shard, commands, deadline).await,
             None => Tried::NotDone { leader: None },
@@ -170,6 +171,22 @@ impl Router {
         }
     }
 
+    /// Has this node's actor answer, unless a lone grab is refused without it.
+    async fn ask_here(
+        &self,
+        shard: ShardId,
+        commands: &[&Command],
+        deadline: Instant,
+    ) -> Vec<Outcome> {
+        let group = &self.groups.shards[usize::from(shard.0)];
+        if let [Command::Grab(grab)] = commands
+            && let Some(rejection) = self.early.refuse(group, grab)
+        {
+            return vec![Err(Refusal::Rejected(rejection))];
+        }
+        group.mailbox.ask(commands, deadline).await
+    }
+
     /// The answer to another node's question for a shard that it believes is led here.
     pub async fn answer_forwarded(&self, forwarded: Forwarded<Command>) -> ForwardAnswer {
         let shard = ShardId(forwarded.shard);
@@ -184,8 +201,7 @@ impl Router {
             return elsewhere(raft.look(|metrics| metrics.current_leader));
         }
         let commands: Vec<&Command> = forwarded.commands.iter().collect();
-        let mailbox = &self.groups.shards[usize::from(shard.0)].mailbox;
-        let outcomes = mailbox.ask(&commands, deadline).await;
+        let outcomes = self.ask_here(shard, &commands, deadline).await;
         let nothing_done = |outcome: &Outcome| matches!(outcome, Err(Refusal::Unavailable));
         if outcomes.iter().all(nothing_done) {
             return elsewhere(raft.look(|metrics| metrics.current_leader));

@@ -59,6 +59,7 @@ impl<R> Actor<R> {
     pub fn handle_snapshot(&mut self, index: u64, replica: Replica) -> Result<(), Fatal> {
         self.abort_pending()?;
         self.replica = replica;
+        self.replica.shard.show_orders(self.seen.clone());
         self.applied_index = index;
         let promotions = self.replica.shard.promotions().to_vec();
         self.effects.push(Effect::Publish(promotions));

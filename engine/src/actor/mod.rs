@@ -16,6 +16,7 @@ mod log;
 mod turn;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use fxhash::FxHashMap;
 
@@ -26,6 +27,7 @@ use crate::ids::{OrderId, PromotionId, TryId, UnixMs};
 use crate::promotion::Promotion;
 use crate::record::Record;
 use crate::replica::Replica;
+use crate::seen::Seen;
 use crate::shard::{ApplyError, Moment, Tell};
 
 /// What the actor wants done, in order. `R` is the host's handle for one caller's reply.
@@ -119,12 +121,14 @@ pub struct Actor<R> {
     forget_cursor: u32,
     /// When to tell a cart's guests again.
     tell_again_at: FxHashMap<TryId, UnixMs>,
+    seen: Arc<Seen>,
 }
 
 impl<R> Actor<R> {
     /// The owner of a shard whose state is `replica`, folded up to and including `applied_index`.
-    /// It follows the log until an entry lets it decide.
-    pub fn new(replica: Replica, applied_index: u64) -> Self {
+    /// It follows the log until an entry lets it decide. `seen` is told of every order before anybody is answered.
+    pub fn new(mut replica: Replica, applied_index: u64, seen: Arc<Seen>) -> Self {
+        replica.shard.show_orders(seen.clone());
         let moment = Moment::at(UnixMs(0));
         Actor {
             replica,
@@ -142,6 +146,7 @@ impl<R> Actor<R> {
             records_since_checkpoint: 0,
             forget_cursor: 0,
             tell_again_at: FxHashMap::default(),
+            seen,
         }
     }
 

@@ -65,11 +65,11 @@ impl Window {
         })
     }
 
-    /// Counts one attempt.
-    pub(super) fn count(&mut self, promotion: &Promotion, moment: &Moment) {
+    /// Counts attempts.
+    pub(super) fn count(&mut self, promotion: &Promotion, attempts: u64, moment: &Moment) {
         if self.passed(promotion, moment) {
             (self.started_at, self.attempts) = (moment.now, 0);
         }
-        self.attempts += 1;
+        self.attempts += attempts;
     }
 }

@@ -6,10 +6,11 @@
 use super::orders::Line;
 use super::{Moment, Shard, ip_bytes};
 use crate::command::{Answer, Code, Command, Grab, Granted, Rejection};
+use crate::early::closed_to;
 use crate::ids::{OrderId, PromotionId, UnixMs};
 use crate::limits::{ORDERS_MAX, PAYMENT_TIMEOUT_MS_MAX};
 use crate::order::{CartPart, CartRole, GrantedItem, Item, Items, OrderState, ReturnReason};
-use crate::promotion::{Promotion, PromotionState};
+use crate::promotion::Promotion;
 use crate::record::{self, Record, ReturnedFrom};
 
 /// What a command comes to.
@@ -195,7 +196,8 @@ impl Shard {
         };
         for item in grab.items.iter().take(reached) {
             if let Some(number) = self.promotion_number(&item.promotion_id) {
-                self.windows[number as usize].count(&self.promotions[number as usize], moment);
+                let promotion = &self.promotions[number as usize];
+                self.windows[number as usize].count(promotion, 1, moment);
             }
         }
     }
@@ -252,18 +254,8 @@ impl Shard {
     fn check_open(&self, item: &Item, grab: &Grab, moment: &Moment) -> Result<u32, Rejection> {
         let number = self.known_promotion(&item.promotion_id)?;
         let promotion = &self.promotions[number as usize];
-        let closed = match promotion.state(moment.now) {
-            PromotionState::Active | PromotionState::SoldOut => None,
-            PromotionState::Scheduled => Some(Code::NotStarted),
-            PromotionState::Ended => Some(Code::Ended),
-            PromotionState::Stopped => Some(Code::Stopped),
-            PromotionState::Deleted => Some(Code::Deleted),
-        };
-        if let Some(code) = closed {
+        if let Some(code) = closed_to(promotion, grab.channel, moment.now) {
             return reject(code, Some(&item.promotion_id));
-        }
-        if !promotion.terms.channels.contains(grab.channel) {
-            return reject(Code::ChannelClosed, Some(&item.promotion_id));
         }
         if let Some(retry_after_ms) = self.windows[number as usize].used_up(promotion, moment) {
             return reject(

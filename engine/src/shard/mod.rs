@@ -28,6 +28,7 @@ mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use fxhash::FxHashMap;
 
@@ -39,6 +40,7 @@ pub use due::{Due, Tell};
 use crate::ids::{OrderId, Pin, PromotionId, TryId, UnixMs};
 use crate::order::{Buyer, CartPart, GrantedItem, Order};
 use crate::promotion::{Promotion, PromotionView};
+use crate::seen::Seen;
 use attempts::Window;
 use index::Index;
 use orders::{Deadlines, Line, OrderSlot};
@@ -70,6 +72,8 @@ pub struct Shard {
     deadlines: Deadlines,
     undone: FxHashMap<TryId, UnixMs>,
     digest: u64,
+    /// Told of every order that comes in; for those who refuse early.
+    seen: Option<Arc<Seen>>,
 }
 
 impl Shard {
@@ -93,6 +97,7 @@ impl Shard {
             deadlines: Deadlines::new(),
             undone: FxHashMap::default(),
             digest: 0,
+            seen: None,
         }
     }
 
@@ -166,6 +171,27 @@ impl Shard {
     pub fn view(&self, promotion_id: &PromotionId, moment: &Moment) -> Option<PromotionView> {
         self.promotion_number(promotion_id)
             .map(|number| self.view_at(number, moment))
+    }
+
+    /// Tells `seen` of every order there is and of every one that comes in from now on.
+    pub fn show_orders(&mut self, seen: Arc<Seen>) {
+        for slot in (0..self.orders.end()).filter(|slot| self.orders.get(*slot).taken()) {
+            let order = self.order_at(slot);
+            let buyer = order.buyer.as_ref().map(|buyer| (&buyer.pin, buyer.ip));
+            note_order(&seen, &order.order_id, buyer);
+        }
+        self.seen = Some(seen);
+    }
+
+    /// Counts attempts of a promotion that were refused early, at this moment.
+    pub fn count_early(&mut self, promotion_id: &PromotionId, attempts: u64, moment: &Moment) {
+        if let Some(number) = self.promotion_number(promotion_id) {
+            let (window, promotion) = (
+                &mut self.windows[number as usize],
+                &self.promotions[number as usize],
+            );
+            window.count(promotion, attempts, moment);
+        }
     }
 
     /// The promotions changed since the last call, as they are now.
@@ -283,7 +309,17 @@ impl PartialEq for Shard {
 }
 
 /// The bytes an ip is kept as: 4 or 16.
-fn ip_bytes(ip: IpAddr) -> ([u8; 16], usize) {
+/// Has `seen` know an order and its buyer.
+fn note_order(seen: &Seen, order_id: &OrderId, buyer: Option<(&Pin, IpAddr)>) {
+    seen.insert(seen.order(order_id));
+    if let Some((pin, ip)) = buyer {
+        let (ip, bytes) = ip_bytes(ip);
+        seen.insert(seen.pin(pin));
+        seen.insert(seen.ip(&ip[..bytes]));
+    }
+}
+
+pub(crate) fn ip_bytes(ip: IpAddr) -> ([u8; 16], usize) {
     let mut bytes = [0; 16];
     match ip {
         IpAddr::V4(ip) => {

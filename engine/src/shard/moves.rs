@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::apply::ApplyError;
 use super::orders::{Line, NONE, OrderSlot};
-use super::{Shard, digest, ip_bytes};
+use super::{Shard, digest, ip_bytes, note_order};
 use crate::ids::{OrderId, Pin, UnixMs};
 use crate::order::{CartPart, CartRole, Order, OrderState};
 use crate::promotion::Channel;
@@ -77,6 +77,10 @@ impl Shard {
 
     /// Puts an order in, with the usage of its pin and ip, its deadline and its digest term.
     pub(super) fn put_order(&mut self, new: &NewOrder<'_>, lines: &mut [Line]) {
+        if let Some(seen) = &self.seen {
+            let buyer = new.buyer.map(|(pin, ip, _)| (pin, ip));
+            note_order(seen, new.order_id, buyer);
+        }
         let mut channel = Channel::App;
         for line in lines.iter_mut() {
             (line.pin, line.ip) = (NONE, NONE);

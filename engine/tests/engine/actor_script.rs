@@ -5,10 +5,12 @@
 //! the follower's, to the last order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use qiang_engine::actor::{Actor, Effect};
 use qiang_engine::batch::{Batch, Tag};
 use qiang_engine::replica::Folded;
+use qiang_engine::seen::Seen;
 use qiang_engine::shard::{Decision, Moment};
 use qiang_engine::{Record, Replica};
 
@@ -28,7 +30,7 @@ pub struct ActorScript {
 impl ActorScript {
     pub fn new() -> Self {
         ActorScript {
-            actor: Actor::new(Replica::new(1), 0),
+            actor: Actor::new(Replica::new(1), 0, Arc::new(Seen::new(1))),
             moment: Moment::at(BEGINNING),
             lease: true,
             proposed: BTreeMap::new(),

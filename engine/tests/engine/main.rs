@@ -9,6 +9,7 @@
 mod actor_script;
 mod against_model;
 mod carts;
+mod early;
 mod model;
 mod records;
 mod replay;

@@ -127,6 +127,8 @@ pub enum Step {
 
 /// Hears a story as it is told.
 pub trait Listener {
+    /// A command is about to be executed.
+    fn before_command(&mut self, _command: &Command, _moment: &Moment, _shard: &Shard) {}
     /// A command was executed.
     fn on_command(
         &mut self,
@@ -210,6 +212,8 @@ impl<L: Listener> Telling<'_, L> {
 
     fn execute(&mut self, command: &Command) {
         let records = self.driven.records.len();
+        let shard = &self.driven.shard;
+        self.listener.before_command(command, &self.moment, shard);
         let answer = self.driven.execute(command, &self.moment);
         self.listener.on_command(command, &self.moment, &answer);
         for record in &self.driven.records[records..] {

@@ -1,0 +1,59 @@
+//! Grabs that are refused from the board, without waking their shard: the stampede after the last unit, and the one
+//! before the start.
+//!
+//! Invariant: an early refusal is what the shard's actor would have answered at the moment when the board was read. The
+//! board holds what is committed, and shows it before anybody is told; the lease says that nobody else has committed more; and what
+//! the shard has met, pending or not, goes to the actor.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use qiang_engine::command::Grab;
+use qiang_engine::shard::Moment;
+use qiang_engine::{Rejection, UnixMs, early};
+
+use crate::board::Board;
+use crate::group::ShardGroup;
+use crate::node::PolicyCell;
+use crate::world::Clock;
+
+/// What early refusals rest on.
+#[derive(Clone)]
+pub struct Early {
+    pub board: Board,
+    pub policy: PolicyCell,
+    pub clock: Clock,
+    /// How long a quorum's answer is trusted.
+    pub lease: Duration,
+}
+
+impl Early {
+    /// Refuses a grab at once, if that is certain; otherwise its shard's actor is to decide.
+    pub fn refuse(&self, group: &ShardGroup, grab: &Grab) -> Option<Rejection> {
+        // What waits came first. One of it may be the same grab.
+        if group.mailbox.depth() > 0 {
+            return None;
+        }
+        let item = grab.items.first()?;
+        let policy = self.policy.get();
+        // An actor's time never goes back, even if the clock does.
+        let decided_at = UnixMs(group.decided_at.load(Ordering::Acquire));
+        let moment = Moment {
+            now: self.clock.now().max(decided_at),
+            default_rate: policy.default_rate,
+            rate_percent: policy.rate_percent,
+        };
+        let refused = self.board.look(&item.promotion_id, |promotion| {
+            early::refuse(promotion, grab, &group.seen, &moment)
+        })??;
+        // After the board was read: whoever leads now led then.
+        if !group.decides_under_lease(self.lease) {
+            return None;
+        }
+        group.note_asked();
+        if refused.counts {
+            self.board.count_early(&item.promotion_id);
+        }
+        Some(refused.rejection)
+    }
+}
