@@ -215,6 +215,44 @@ fn every_kind_of_change_survives_a_kill() {
     audit(&node);
 }
 
+/// Losers of a stampede are refused without asking the shard, unless it has met them.
+#[test]
+fn who_was_met_before_a_kill_is_known_when_nothing_remains() {
+    let mut node = Node::start();
+    node.promotion("A").quantity(3).per_pin(2).create();
+    node.grab("o-1", "alice").of("A", 2).granted();
+    node.grab("o-2", "bob").of("A", 1).granted();
+    for _ in 0..2 {
+        node.grab("o-3", "carol")
+            .of("A", 1)
+            .refused(409, "sold_out");
+        // Checks that come before what remains.
+        node.grab("o-1", "alice").of("A", 2).replayed();
+        node.grab("o-1", "alice")
+            .of("A", 1)
+            .refused(422, "order_mismatch");
+        node.grab("o-4", "alice")
+            .of("A", 1)
+            .refused(409, "pin_limit");
+        node.grab("o-5", "carol")
+            .of("A", 3)
+            .refused(409, "pin_limit");
+        node.kill();
+        node.restart();
+    }
+    let before = node.offered("A").number("attempts");
+    for _ in 0..10 {
+        node.grab("o-3", "carol")
+            .of("A", 1)
+            .refused(409, "sold_out");
+    }
+    let after = node.offered("A").number("attempts");
+    assert_eq!(after, before + 10, "every refusal is an attempt");
+    node.order("o-2").at("A").cancel("user").expect(200);
+    node.grab("o-3", "carol").of("A", 1).granted();
+    audit(&node);
+}
+
 #[test]
 fn a_drain_answers_what_is_in_flight_and_ends_well() {
     let mut node = Node::start();
