@@ -8,7 +8,7 @@ use crate::command::{Code, Grab, Rejection};
 use crate::ids::UnixMs;
 use crate::promotion::{Channel, Promotion, PromotionState};
 use crate::seen::Seen;
-use crate::shard::{Moment, ip_bytes};
+use crate::shard::{Moment, Shown, ip_bytes};
 
 /// A grab that was refused early.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +32,13 @@ pub(crate) fn closed_to(promotion: &Promotion, channel: Channel, now: UnixMs) ->
     }
 }
 
-/// Refuses a grab for its first item, `promotion`, in the order of [`Shard::decide`](crate::Shard::decide)'s checks; `None` if
-/// the shard is to decide. `seen` is what its shard has met.
-pub fn refuse(promotion: &Promotion, grab: &Grab, seen: &Seen, moment: &Moment) -> Option<Refused> {
+/// Refuses a grab for its first item, the promotion `shown`, in the order of [`Shard::decide`](crate::Shard::decide)'s checks;
+/// `None` if the shard is to decide. `seen` is what its shard has met. Attempts are not counted here.
+pub fn refuse(shown: &Shown, grab: &Grab, seen: &Seen, moment: &Moment) -> Option<Refused> {
+    let Shown {
+        promotion,
+        attempts,
+    } = shown;
     let item = grab.items.first()?;
     let refused = |code, counts| {
         let promotion_id = Some(item.promotion_id.clone());
@@ -44,11 +48,13 @@ pub fn refuse(promotion: &Promotion, grab: &Grab, seen: &Seen, moment: &Moment) 
     if let Some(code) = closed_to(promotion, grab.channel, moment.now) {
         return refused(code, false);
     }
-    // How much of a rate is used only the shard knows.
-    let has_rate = promotion.terms.rate.or(moment.default_rate).is_some();
+    if let Some(retry_after_ms) = attempts.used_up(promotion, moment) {
+        return refused(Code::RateLimited { retry_after_ms }, false);
+    }
     let remaining = promotion.counters.remaining;
-    if has_rate
-        || remaining >= u64::from(item.quantity)
+    // Only the shard's owner begins a window of attempts.
+    if remaining >= u64::from(item.quantity)
+        || attempts.has_passed(promotion, moment)
         || seen.may_have(seen.order(&grab.order_id))
     {
         return None;

@@ -43,17 +43,17 @@ impl Early {
             default_rate: policy.default_rate,
             rate_percent: policy.rate_percent,
         };
-        let refused = self.board.look(&item.promotion_id, |promotion| {
-            early::refuse(promotion, grab, &group.seen, &moment)
-        })??;
-        // After the board was read: whoever leads now led then.
-        if !group.decides_under_lease(self.lease) {
-            return None;
-        }
-        group.note_asked();
-        if refused.counts {
-            self.board.count_early(&item.promotion_id);
-        }
-        Some(refused.rejection)
+        self.board.look(&item.promotion_id, |shown| {
+            let refused = early::refuse(shown, grab, &group.seen, &moment)?;
+            // After the board was read: whoever leads now led then.
+            if !group.decides_under_lease(self.lease) {
+                return None;
+            }
+            if refused.counts {
+                shown.attempts.count_early();
+            }
+            group.note_asked();
+            Some(refused.rejection)
+        })?
     }
 }

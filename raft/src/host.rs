@@ -265,9 +265,6 @@ impl Seat {
             rate_percent: policy.rate_percent,
         };
         actor.begin_turn(moment, self.has_lease());
-        for (promotion_id, attempts) in self.around.board.take_early(self.group.shard) {
-            actor.count_early(&promotion_id, attempts);
-        }
         let mut commands = 0;
         while awake && commands < ROUND_EVENTS_MAX && !actor.turn_full() {
             let Some((command, reply)) = self.group.mailbox.take_command() else {

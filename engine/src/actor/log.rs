@@ -61,7 +61,7 @@ impl<R> Actor<R> {
         self.replica = replica;
         self.replica.shard.show_orders(self.seen.clone());
         self.applied_index = index;
-        let promotions = self.replica.shard.promotions().to_vec();
+        let promotions = self.replica.shard.shown_promotions();
         self.effects.push(Effect::Publish(promotions));
         Ok(())
     }

@@ -24,11 +24,10 @@ use crate::batch::Tag;
 use crate::codec::DecodeError;
 use crate::command::{Answer, Refusal};
 use crate::ids::{OrderId, PromotionId, TryId, UnixMs};
-use crate::promotion::Promotion;
 use crate::record::Record;
 use crate::replica::Replica;
 use crate::seen::Seen;
-use crate::shard::{ApplyError, Moment, Tell};
+use crate::shard::{ApplyError, Moment, Shown, Tell};
 
 /// What the actor wants done, in order. `R` is the host's handle for one caller's reply.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ pub enum Effect<R> {
         bytes: Vec<u8>,
     },
     /// Show readers these promotions, which are committed as they are here.
-    Publish(Vec<Promotion>),
+    Publish(Vec<Shown>),
     /// Ask a cart's home what became of a try, then have this shard follow.
     Ask {
         /// The order.
@@ -90,7 +89,7 @@ struct Pending<R> {
     /// What was applied ahead of the log, for reverting.
     records: Vec<Record>,
     /// Promotions it touched, as they are once it is committed.
-    touched: Vec<Promotion>,
+    touched: Vec<Shown>,
     /// What waits for its commit.
     waiting: Vec<Effect<R>>,
 }

@@ -3,7 +3,7 @@
 use super::{Actor, Effect, Fatal, Pending};
 use crate::batch::{Batch, Tag};
 use crate::command::{Answer, Command, Refusal, Rejection};
-use crate::ids::{PromotionId, UnixMs};
+use crate::ids::UnixMs;
 use crate::limits::{
     BATCH_RECORDS_MAX, CHECKPOINT_RECORDS, COURIER_RETRY_MS, ENTRIES_IN_FLIGHT_MAX, EXPIRE_BITE,
     EXPIRE_BITE_IDLE, FORGET_BITE,
@@ -29,12 +29,6 @@ impl<R> Actor<R> {
     /// Whether the turn has accepted as much as one batch should hold.
     pub fn turn_full(&self) -> bool {
         self.turn.records.len() >= BATCH_RECORDS_MAX
-    }
-
-    /// Counts attempts of a promotion that were refused early, before this turn.
-    pub fn count_early(&mut self, promotion_id: &PromotionId, attempts: u64) {
-        let shard = &mut self.replica.shard;
-        shard.count_early(promotion_id, attempts, &self.turn.moment);
     }
 
     /// Decides one command of a client, or of another shard.

@@ -2,6 +2,8 @@
 //!
 //! Here is one arm for each kind of record and its inverse; what the arms share is in `moves`.
 
+use std::sync::Arc;
+
 use super::moves::{NewOrder, Units};
 use super::orders::Line;
 use super::{Shard, digest};
@@ -178,7 +180,8 @@ impl Shard {
         self.digest = self.digest.wrapping_add(digest::promotion_term(promotion));
         self.promotion_names.insert(promotion.id.clone(), number);
         self.promotions.push(promotion.clone());
-        self.windows.push(super::Window::default());
+        self.attempts.push(Arc::default());
+        self.is_touched.push(false);
         self.promotion_index
             .insert(self.hasher.hash(promotion.id.as_bytes()), number);
         self.touch(number);
@@ -191,8 +194,9 @@ impl Shard {
             return Err(ApplyError::NoPromotion(promotion_id.clone()));
         }
         let promotion = self.promotions.pop().expect("its number was found");
-        self.windows.pop();
+        self.attempts.pop();
         self.touched.retain(|touched| *touched != number);
+        self.is_touched.pop();
         self.promotion_names.remove(promotion_id);
         self.promotion_index
             .remove(self.hasher.hash(promotion_id.as_bytes()), number);

@@ -1,6 +1,8 @@
 //! The attempts of each promotion's present rate window: soft state of the node that decides. It is
 //! not replicated, not in snapshots and not in the digest; a new leader starts a fresh window.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::ids::UnixMs;
 use crate::promotion::{Promotion, Rate};
 
@@ -26,50 +28,63 @@ impl Moment {
     }
 }
 
-/// One promotion's window.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Window {
-    started_at: UnixMs,
-    attempts: u64,
-    /// Whether the promotion changed since readers were last shown it.
-    pub(super) touched: bool,
+/// The attempts of one promotion in its present window. The shard's owner counts them and begins windows; who refuses
+/// grabs early counts, too.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    /// In milliseconds of Unix time.
+    window_started_at: AtomicU64,
+    count: AtomicU64,
 }
 
-impl Window {
+impl Attempts {
     /// The attempts that count at this moment.
-    pub(super) fn attempts(self, promotion: &Promotion, moment: &Moment) -> u64 {
-        if self.passed(promotion, moment) {
+    pub fn at(&self, promotion: &Promotion, moment: &Moment) -> u64 {
+        if self.has_passed(promotion, moment) {
             0
         } else {
-            self.attempts
+            self.count.load(Ordering::Acquire)
         }
     }
 
-    fn passed(self, promotion: &Promotion, moment: &Moment) -> bool {
+    /// Whether the window is over at this moment: the next attempt that the shard's owner counts begins another.
+    pub fn has_passed(&self, promotion: &Promotion, moment: &Moment) -> bool {
         let window_ms = promotion.window_ms(moment.default_rate);
-        moment.now < self.started_at || moment.now.ms_since(self.started_at) >= window_ms
+        let started_at = self.started_at();
+        moment.now < started_at || moment.now.ms_since(started_at) >= window_ms
     }
 
     /// Milliseconds until the next window if this one is used up.
-    pub(super) fn used_up(self, promotion: &Promotion, moment: &Moment) -> Option<u64> {
+    pub fn used_up(&self, promotion: &Promotion, moment: &Moment) -> Option<u64> {
         let rate = promotion.terms.rate.or(moment.default_rate)?;
         let allowed = u128::from(rate.attempts) * u128::from(moment.rate_percent) / 100;
-        let used = self.attempts(promotion, moment);
+        let used = self.at(promotion, moment);
         (u128::from(used) >= allowed).then(|| {
-            let elapsed_ms = if self.passed(promotion, moment) {
+            let elapsed_ms = if self.has_passed(promotion, moment) {
                 0
             } else {
-                moment.now.ms_since(self.started_at)
+                moment.now.ms_since(self.started_at())
             };
             rate.window_ms.saturating_sub(elapsed_ms).max(1)
         })
     }
 
-    /// Counts attempts.
-    pub(super) fn count(&mut self, promotion: &Promotion, attempts: u64, moment: &Moment) {
-        if self.passed(promotion, moment) {
-            (self.started_at, self.attempts) = (moment.now, 0);
+    /// Counts one attempt, for the shard's owner.
+    pub(super) fn count(&self, promotion: &Promotion, moment: &Moment) {
+        if self.has_passed(promotion, moment) {
+            self.count.store(0, Ordering::Release);
+            self.window_started_at
+                .store(moment.now.0, Ordering::Release);
         }
-        self.attempts += attempts;
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts one attempt that was refused early, in a window that has not passed.
+    pub fn count_early(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn started_at(&self) -> UnixMs {
+        UnixMs(self.window_started_at.load(Ordering::Acquire))
     }
 }

@@ -197,7 +197,7 @@ impl Shard {
         for item in grab.items.iter().take(reached) {
             if let Some(number) = self.promotion_number(&item.promotion_id) {
                 let promotion = &self.promotions[number as usize];
-                self.windows[number as usize].count(promotion, 1, moment);
+                self.attempts[number as usize].count(promotion, moment);
             }
         }
     }
@@ -257,7 +257,7 @@ impl Shard {
         if let Some(code) = closed_to(promotion, grab.channel, moment.now) {
             return reject(code, Some(&item.promotion_id));
         }
-        if let Some(retry_after_ms) = self.windows[number as usize].used_up(promotion, moment) {
+        if let Some(retry_after_ms) = self.attempts[number as usize].used_up(promotion, moment) {
             return reject(
                 Code::RateLimited { retry_after_ms },
                 Some(&item.promotion_id),

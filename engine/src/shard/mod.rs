@@ -33,7 +33,7 @@ use std::sync::Arc;
 use fxhash::FxHashMap;
 
 pub use apply::ApplyError;
-pub use attempts::Moment;
+pub use attempts::{Attempts, Moment};
 pub use decide::Decision;
 pub use due::{Due, Tell};
 
@@ -41,7 +41,6 @@ use crate::ids::{OrderId, Pin, PromotionId, TryId, UnixMs};
 use crate::order::{Buyer, CartPart, GrantedItem, Order};
 use crate::promotion::{Promotion, PromotionView};
 use crate::seen::Seen;
-use attempts::Window;
 use index::Index;
 use orders::{Deadlines, Line, OrderSlot};
 use slab::Slab;
@@ -55,9 +54,12 @@ pub struct Shard {
     promotions: Vec<Promotion>,
     promotion_names: BTreeMap<PromotionId, u32>,
     promotion_index: Index,
-    windows: Vec<Window>,
+    /// By number of the promotion. A clone of the shard shares them.
+    attempts: Vec<Arc<Attempts>>,
     /// Promotions changed since they were last taken, each once; for whoever shows them to readers.
     touched: Vec<u32>,
+    /// Whether a promotion is among them, by number.
+    is_touched: Vec<bool>,
     texts: Texts,
     orders: Slab<OrderSlot>,
     order_index: Index,
@@ -76,6 +78,15 @@ pub struct Shard {
     seen: Option<Arc<Seen>>,
 }
 
+/// A promotion for readers: as it is at some moment, and its attempts, which go on being counted.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The promotion.
+    pub promotion: Promotion,
+    /// Its attempts, in the present window.
+    pub attempts: Arc<Attempts>,
+}
+
 impl Shard {
     /// An empty shard. `hash_seed` seeds the maps of keys that strangers choose; it changes no answer.
     pub fn new(hash_seed: u64) -> Self {
@@ -84,8 +95,9 @@ impl Shard {
             promotions: Vec::new(),
             promotion_names: BTreeMap::new(),
             promotion_index: Index::new(),
-            windows: Vec::new(),
+            attempts: Vec::new(),
             touched: Vec::new(),
+            is_touched: Vec::new(),
             texts: Texts::new(),
             orders: Slab::new(),
             order_index: Index::new(),
@@ -183,37 +195,38 @@ impl Shard {
         self.seen = Some(seen);
     }
 
-    /// Counts attempts of a promotion that were refused early, at this moment.
-    pub fn count_early(&mut self, promotion_id: &PromotionId, attempts: u64, moment: &Moment) {
-        if let Some(number) = self.promotion_number(promotion_id) {
-            let (window, promotion) = (
-                &mut self.windows[number as usize],
-                &self.promotions[number as usize],
-            );
-            window.count(promotion, attempts, moment);
-        }
+    /// The promotions changed since the last call, as they are now.
+    pub fn take_touched(&mut self) -> Vec<Shown> {
+        let touched = std::mem::take(&mut self.touched);
+        let shown = touched.into_iter().filter_map(|number| {
+            *self.is_touched.get_mut(number as usize)? = false;
+            self.shown(number)
+        });
+        shown.collect()
     }
 
-    /// The promotions changed since the last call, as they are now.
-    pub fn take_touched(&mut self) -> Vec<Promotion> {
-        let touched = std::mem::take(&mut self.touched);
-        let promotions = touched.into_iter().filter_map(|number| {
-            self.windows.get_mut(number as usize)?.touched = false;
-            self.promotions.get(number as usize).cloned()
-        });
-        promotions.collect()
+    /// All promotions as they are shown to readers.
+    pub fn shown_promotions(&self) -> Vec<Shown> {
+        let numbers = 0..u32::try_from(self.promotions.len()).unwrap_or(u32::MAX);
+        numbers.filter_map(|number| self.shown(number)).collect()
     }
 
     fn touch(&mut self, number: u32) {
-        let window = &mut self.windows[number as usize];
-        if !std::mem::replace(&mut window.touched, true) {
+        if !std::mem::replace(&mut self.is_touched[number as usize], true) {
             self.touched.push(number);
         }
     }
 
+    fn shown(&self, number: u32) -> Option<Shown> {
+        Some(Shown {
+            promotion: self.promotions.get(number as usize)?.clone(),
+            attempts: self.attempts.get(number as usize)?.clone(),
+        })
+    }
+
     fn view_at(&self, number: u32, moment: &Moment) -> PromotionView {
         let promotion = self.promotions[number as usize].clone();
-        let attempts = self.windows[number as usize].attempts(&promotion, moment);
+        let attempts = self.attempts[number as usize].at(&promotion, moment);
         PromotionView {
             promotion,
             attempts,

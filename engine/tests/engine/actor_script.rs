@@ -123,10 +123,10 @@ impl ActorScript {
                 )
             }
             Effect::Publish(promotions) => {
-                let promotions = promotions.iter().map(|promotion| {
+                let promotions = promotions.iter().map(|shown| {
                     format!(
                         "{} {} remaining",
-                        promotion.id, promotion.counters.remaining
+                        shown.promotion.id, shown.promotion.counters.remaining
                     )
                 });
                 format!("publish {}", promotions.collect::<Vec<_>>().join(", "))

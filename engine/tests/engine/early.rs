@@ -31,14 +31,15 @@ impl Listener for Early {
         let Some(item) = grab.items.first() else {
             return;
         };
-        let Some(promotion) = shard.promotion(&item.promotion_id) else {
+        let mut shown = shard.shown_promotions().into_iter();
+        let Some(shown) = shown.find(|it| it.promotion.id == item.promotion_id) else {
             return;
         };
         let seen = Arc::new(Seen::new(1));
         shard.clone().show_orders(seen.clone());
-        self.refused = early::refuse(promotion, grab, &seen, moment);
-        let attempts = shard.view(&promotion.id, moment).unwrap().attempts;
-        self.attempts = Some((promotion.id.clone(), attempts));
+        self.refused = early::refuse(&shown, grab, &seen, moment);
+        let attempts = shard.view(&item.promotion_id, moment).unwrap().attempts;
+        self.attempts = Some((item.promotion_id.clone(), attempts));
     }
 
     fn on_command(&mut self, _: &Command, _: &Moment, answer: &Result<Answer, Rejection>) {
@@ -79,7 +80,7 @@ fn every_code_that_can_be_is_refused_early() {
         let steps = story::steps().new_tree(&mut runner).unwrap().current();
         story::tell(&steps, None, &mut early);
     }
-    let all = "NotStarted Ended Stopped Deleted ChannelClosed OrderLimit PinLimit IpLimit SoldOut";
+    let all = "RateLimited NotStarted Ended Stopped Deleted ChannelClosed OrderLimit PinLimit IpLimit SoldOut";
     for name in all.split_whitespace() {
         let times = early.reached.get(name).copied().unwrap_or_default();
         assert!(times >= 10, "{name} {times} times: {:?}", early.reached);
