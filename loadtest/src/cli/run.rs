@@ -20,6 +20,9 @@ use crate::workload::{Name, Workload};
 /// Grabs in one request, by the contract at most.
 const BATCH_MAX: i64 = 8_192;
 
+/// Promotions in one order, by the contract.
+const CART_ITEMS_MAX: i64 = 32;
+
 /// Units of a promotion, by the contract at most.
 const QUANTITY_MAX: i64 = 1 << 31;
 
@@ -74,6 +77,9 @@ pub(super) struct RunArgs {
     /// Grabs in one request of `batch`
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=BATCH_MAX))]
     batch: u32,
+    /// Promotions to an order of `cart`, 2 to 5 unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CART_ITEMS_MAX))]
+    items: Option<u32>,
     /// Threads that send
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -136,6 +142,9 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
     workload.promotions = args.promotions.unwrap_or(workload.promotions);
     workload.quantity = args.quantity.unwrap_or(workload.quantity);
     workload.batch = args.batch;
+    if let Some(items) = args.items {
+        workload.cart_items = (items, items);
+    }
     let connections = args.connections.unwrap_or(args.workload.connections());
     let mut targets = Vec::new();
     for target in &args.targets {

@@ -35,7 +35,7 @@ const UNITS_PER_IP: u32 = 1_000_000_000;
 const ATTEMPTS: u64 = (1 << 53) - 1;
 
 /// Items of a cart: at least, at most.
-const CART_ITEMS: (u64, u64) = (2, 5);
+const CART_ITEMS: (u32, u32) = (2, 5);
 
 /// Streams of a seed, so that what an order asks for and how its buyer behaves do not depend on each other.
 const BEHAVIOUR: u64 = 0x6265_6861_7669_6f75;
@@ -125,6 +125,8 @@ pub struct Workload {
     pub quantity: u32,
     /// Grabs in one request of `batch`.
     pub batch: u32,
+    /// Promotions to an order of `cart`: at least, and at most.
+    pub cart_items: (u32, u32),
 }
 
 impl Workload {
@@ -136,6 +138,7 @@ impl Workload {
             promotions: name.promotions(),
             quantity: name.quantity(),
             batch: 1_000,
+            cart_items: CART_ITEMS,
         }
     }
 
@@ -155,9 +158,9 @@ impl Workload {
 
     fn cart(&self, order: u64) -> Items {
         let mut chance = Chance::new(self.seed, order);
-        let (least, most) = CART_ITEMS;
-        let wanted = least + chance.below(most - least + 1);
-        let wanted = wanted.min(u64::from(self.promotions)) as usize;
+        let (least, most) = self.cart_items;
+        let wanted = least + chance.below(u64::from(most - least + 1)) as u32;
+        let wanted = wanted.min(self.promotions) as usize;
         let mut items = Items::new();
         while items.len() < wanted {
             let promotion = chance.below(u64::from(self.promotions)) as u32;
@@ -220,6 +223,13 @@ mod tests {
                 assert_eq!(one.behaviour(order), two.behaviour(order));
             }
         }
+    }
+
+    #[test]
+    fn a_cart_has_as_many_promotions_as_was_asked_for() {
+        let mut workload = Workload::new(Name::Cart, 1);
+        workload.cart_items = (7, 7);
+        assert!((0..100).all(|order| workload.items(order).len() == 7));
     }
 
     #[test]
