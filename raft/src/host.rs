@@ -22,11 +22,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::board::Board;
-use crate::group::{ShardGroup, has_lease};
+use crate::group::{ShardGroup, has_lease, raft_status};
 use crate::mailbox::{LogEvent, Reply};
 use crate::node::{CourierJob, PolicyCell};
 use crate::types::{LogId, OnEnd, Payload, TypeConfig};
-use crate::world::{Clock, Random, is_simulated, random_u64, sleep_to_beat, spawn_on};
+use crate::world::{Clock, HoldUps, Random, is_simulated, random_u64, sleep_to_beat, spawn_on};
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
 const ROUND_EVENTS_MAX: usize = 1024;
@@ -67,6 +67,7 @@ pub struct Seat {
     held: Vec<Proposal>,
     chores_at: Instant,
     blank_at: Instant,
+    hold_ups: HoldUps,
 }
 
 /// A batch on its way into the log.
@@ -94,11 +95,10 @@ pub async fn run_seat(mut seat: Seat, stop: Arc<AtomicBool>) {
     let _guard = (!is_simulated()).then_some(AbortOnPanic);
     let mailbox = seat.group.mailbox.clone();
     while !stop.load(Ordering::Acquire) {
-        if !seat.run_round() {
+        if !seat.run_round().await {
             mailbox.stirred().await;
         }
-        // Whoever is ready to speak does so first, so that what comes together is decided together.
-        tokio::task::yield_now().await;
+        seat.end_round().await;
     }
     seat.give_up();
 }
@@ -141,16 +141,17 @@ impl Seat {
             held: Vec::new(),
             chores_at: now,
             blank_at: now + BLANK_INTERVAL,
+            hold_ups: HoldUps::new(),
         }
     }
 
     /// One round; whether there was anything to do.
-    fn run_round(&mut self) -> bool {
+    async fn run_round(&mut self) -> bool {
         let Some(actor) = self.actor.take() else {
             return self.wait_for_reset();
         };
         let mut actor = actor;
-        match self.run_actor(&mut actor) {
+        match self.run_actor(&mut actor).await {
             Ok(busy) => {
                 self.actor = Some(actor);
                 busy
@@ -162,8 +163,9 @@ impl Seat {
         }
     }
 
-    fn run_actor(&mut self, actor: &mut Actor<Reply>) -> Result<bool, StopReason> {
+    async fn run_actor(&mut self, actor: &mut Actor<Reply>) -> Result<bool, StopReason> {
         let heard = self.hear_log(actor)?;
+        self.hold_ups.pass().await;
         let paused = self.group.paused.load(Ordering::Acquire);
         let awake = self.group.quiescence.is_awake();
         if awake {
@@ -291,6 +293,15 @@ impl Seat {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.current_term == leadership.leader_id.term && has_lease(&metrics, self.around.lease)
+    }
+
+    async fn end_round(&mut self) {
+        let (group, lease) = (&self.group, self.around.lease);
+        let leads_without_lease = || {
+            let status = group.raft().map(|raft| raft_status(&raft, lease));
+            status.is_some_and(|status| status.leads && !status.has_quorum)
+        };
+        self.hold_ups.end_round(leads_without_lease).await;
     }
 
     /// A leader that may not decide asks for a blank entry, from which on it may: after a refused or

@@ -6,6 +6,7 @@
 
 mod beat;
 mod channel;
+mod lateness;
 mod life;
 mod watch;
 
@@ -27,6 +28,7 @@ use rand::{Rng, RngExt, SeedableRng, TryRng};
 use tokio::time::Instant;
 
 pub(crate) use beat::BEAT;
+pub(crate) use lateness::HoldUps;
 pub(crate) use life::spawn_on;
 pub use life::{Life, spawn};
 

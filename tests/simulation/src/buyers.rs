@@ -26,7 +26,7 @@ const REPEATS_MAX: u32 = 3;
 /// Orders that a crowd places at once.
 const CROWD: u64 = 6;
 
-/// Within how many milliseconds a crowd comes, and one in it who is hasty takes the order back: as fast as a commit, or slower.
+/// Within how many milliseconds a crowd comes, and one in it who is hasty pays or takes the order back: as fast as a commit, or slower.
 const CROWD_WITHIN_MS: [u64; 3] = [3, 10, 40];
 
 /// The longest pause between two looks of somebody who only looks, in milliseconds.
@@ -73,14 +73,20 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
                 look(&stage, &order).await;
             }
             (1, Some(order)) => {
-                confirm(&stage, &order).await;
+                if stage.told(&order).granted.is_some() {
+                    confirm(&stage, &order).await;
+                }
                 look(&stage, &order).await;
             }
             (2, Some(order)) => {
                 grab(&stage, &order).await;
             }
             (3, Some(order)) => look(&stage, &order).await,
-            (4, _) => mine.extend(crowd(stage.clone(), format!("o-{number}-{turn}")).await),
+            (4, _) => {
+                let offer = Random.random_range(0..stage.offers.len());
+                let name = format!("o-{number}-{turn}");
+                mine.extend(crowd(stage.clone(), offer, name).await);
+            }
             _ => {
                 let order = format!("o-{number}-{turn}");
                 stage.write(&order, |told| choose_items(&stage.offers, told));
@@ -108,10 +114,27 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
     }
 }
 
-/// A crowd at one promotion: orders all at once, some of which are taken back without waiting for the answer. So one
-/// proposal follows another that has no end yet, and cannot be without it.
-pub async fn crowd(stage: Arc<Stage>, name: String) -> Vec<String> {
-    let offer = &stage.offers[Random.random_range(0..stage.offers.len())];
+/// What somebody in a crowd does without waiting for the grant.
+#[derive(Clone, Copy)]
+enum Haste {
+    Waits,
+    TakesBack,
+    Pays,
+}
+
+/// Most pay: a payment names the order that it needs.
+const HASTES: [Haste; 5] = [
+    Haste::Waits,
+    Haste::TakesBack,
+    Haste::Pays,
+    Haste::Pays,
+    Haste::Pays,
+];
+
+/// A crowd at one promotion, that of this number: orders all at once, most of which are paid or taken back without waiting
+/// for the answer. So one proposal follows another that has no end yet, and cannot be without it.
+pub async fn crowd(stage: Arc<Stage>, offer: usize, name: String) -> Vec<String> {
+    let offer = &stage.offers[offer];
     let within_ms = CROWD_WITHIN_MS[Random.random_range(0..CROWD_WITHIN_MS.len())];
     let orders: Vec<String> = (0..CROWD)
         .map(|member| format!("{name}-{member}"))
@@ -122,16 +145,18 @@ pub async fn crowd(stage: Arc<Stage>, name: String) -> Vec<String> {
             told.expires |= offer.expires;
         });
         let (stage, order) = (stage.clone(), order.clone());
-        let hasty = Random.random_range(0..2) == 0;
+        let haste = HASTES[Random.random_range(0..HASTES.len())];
         tokio::spawn(async move {
             sleep(Duration::from_millis(Random.random_range(0..within_ms))).await;
-            let take_back = async {
-                if hasty {
-                    sleep(Duration::from_millis(Random.random_range(0..within_ms))).await;
-                    cancel(&stage, &order).await;
+            let hurry = async {
+                sleep(Duration::from_millis(Random.random_range(0..within_ms))).await;
+                match haste {
+                    Haste::Waits => {}
+                    Haste::TakesBack => cancel(&stage, &order).await,
+                    Haste::Pays => confirm(&stage, &order).await,
                 }
             };
-            tokio::join!(grab(&stage, &order), take_back);
+            tokio::join!(grab(&stage, &order), hurry);
         })
     };
     let members: Vec<_> = orders.iter().map(place).collect();
@@ -296,9 +321,6 @@ async fn cancel(stage: &Arc<Stage>, order: &str) {
 
 async fn confirm(stage: &Arc<Stage>, order: &str) {
     let told = stage.told(order);
-    if told.granted.is_none() {
-        return;
-    }
     stage.write(order, |told| {
         told.confirm = told.confirm.max_with(Asked::InDoubt);
     });

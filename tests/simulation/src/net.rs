@@ -102,9 +102,9 @@ impl Net {
         self.lock().cuts.insert((from, to));
     }
 
-    /// Every link works again.
-    pub fn heal(&self) {
-        self.lock().cuts.clear();
+    /// Every link works again; whether any did not.
+    pub fn heal(&self) -> bool {
+        !std::mem::take(&mut self.lock().cuts).is_empty()
     }
 
     pub fn listen(&self, id: u64, life: Life, node: Node) {

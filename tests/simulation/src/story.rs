@@ -1,12 +1,13 @@
 //! One run: a cluster forms, faults come and go while buyers buy, then all is healed and judged.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::promotion::Terms;
+use qiang_engine::routing::shard_of;
 use qiang_engine::{Command, PromotionId};
 use qiang_raft::ClusterChange;
 use qiang_raft::world::Random;
@@ -39,9 +40,6 @@ const CALM_MS_MAX: u128 = 1_500;
 
 /// How often the judge looks while nothing goes wrong.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// So many crowds come when a process goes on that stood still, each to some promotion.
-const CROWDS: u32 = 4;
 
 /// So many orders, those of which buyers were told last, are looked at.
 const LATEST_MAX: usize = 16;
@@ -403,7 +401,7 @@ struct Faults<'a> {
     next_machine: u64,
     /// The machine that has joined since.
     guest: Option<u64>,
-    /// Crowds that came when a process went on.
+    /// Crowds that came when a process went on or links worked again.
     crowds: Vec<JoinHandle<Vec<String>>>,
 }
 
@@ -592,7 +590,7 @@ impl<'a> Faults<'a> {
             if let Some(process) = stage.process(id) {
                 stage.trace.note(format_args!("{id} goes on"));
                 process.life.go_on();
-                self.crowd(stage);
+                self.crowds_come(stage);
             }
         }
         for id in take_over(&mut self.stalled, now) {
@@ -602,8 +600,8 @@ impl<'a> Faults<'a> {
             stage.trace.note(format_args!("{id} starts"));
             stage.start(id, false).await;
         }
-        if self.healed_at <= now {
-            stage.net.heal();
+        if self.healed_at <= now && stage.net.heal() {
+            self.crowds_come(stage);
         }
         self.dismiss_guest(stage);
     }
@@ -623,12 +621,21 @@ impl<'a> Faults<'a> {
         }
     }
 
-    /// Whoever waited asks at once.
-    fn crowd(&mut self, stage: &Arc<Stage>) {
-        for _ in 0..CROWDS {
-            let name = format!("c-{}", self.crowds.len());
-            let crowd = buyers::crowd(stage.clone(), name);
-            self.crowds.push(tokio::spawn(crowd));
+    /// Whoever waited asks at once, wherever a leader has no lease yet: while it comes back, what is refused and what is
+    /// accepted follow each other.
+    fn crowds_come(&mut self, stage: &Arc<Stage>) {
+        let statuses = stage.processes().into_iter();
+        let without_lease: BTreeSet<String> = statuses
+            .flat_map(|(_, process)| process.node.group_statuses())
+            .filter(|group| group.leads && !group.has_quorum)
+            .map(|group| group.group)
+            .collect();
+        for (number, offer) in stage.offers.iter().enumerate() {
+            if without_lease.contains(&shard_of(&offer.id).to_string()) {
+                let name = format!("c-{}", self.crowds.len());
+                let crowd = buyers::crowd(stage.clone(), number, name);
+                self.crowds.push(tokio::spawn(crowd));
+            }
         }
     }
 
