@@ -266,7 +266,7 @@ impl Seat {
             default_rate: policy.default_rate,
             rate_percent: policy.rate_percent,
         };
-        actor.begin_turn(moment, self.has_lease());
+        actor.begin_turn(moment);
         let mut commands = 0;
         while awake && commands < ROUND_EVENTS_MAX && !actor.turn_full() {
             let Some((command, reply)) = self.group.mailbox.take_command() else {
@@ -280,7 +280,8 @@ impl Seat {
             self.chores_at = Instant::now() + CHORES_INTERVAL;
             actor.run_chores(policy.order_retention_ms)?;
         }
-        actor.end_turn();
+        // After everything was taken and decided: whoever asked later may know more than this state.
+        actor.end_turn(self.has_lease());
         Ok(commands > 0)
     }
 
@@ -292,7 +293,10 @@ impl Seat {
         };
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
-        metrics.current_term == leadership.leader_id.term && has_lease(&metrics, self.around.lease)
+        let leads = metrics.current_term == leadership.leader_id.term;
+        // A hand-over passes over the lease, and stands still before.
+        let paused = self.group.paused.load(Ordering::Acquire);
+        leads && !paused && has_lease(&metrics, self.around.lease)
     }
 
     async fn end_round(&mut self) {

@@ -45,7 +45,7 @@ fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
     let mut actor = Actor::new(Replica::new(0), 0, Arc::new(Seen::new(0)));
     seat.hear_blank(&mut actor, 1, Some(own_blank(1, 1)))
         .expect("a blank");
-    actor.begin_turn(Moment::at(UnixMs(1)), true);
+    actor.begin_turn(Moment::at(UnixMs(1)));
     let create = Command::CreatePromotion {
         promotion_id: PromotionId::new("A").expect("an id"),
         quantity: 1,
@@ -54,7 +54,7 @@ fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
     actor
         .handle_command(&create, Reply::to_nobody())
         .expect("a command");
-    actor.end_turn();
+    actor.end_turn(true);
     assert_eq!((actor.deciding(), actor.pending()), (true, 1));
     actor
 }

@@ -98,8 +98,8 @@ struct Pending<R> {
 #[derive(Debug)]
 struct Turn<R> {
     moment: Moment,
-    /// Whether this node is sure to be the only one deciding.
-    lease: bool,
+    /// Answers that no record of this turn precedes.
+    unvouched: Vec<(R, Result<Answer, Refusal>)>,
     records: Vec<Record>,
     waiting: Vec<Effect<R>>,
 }
@@ -137,7 +137,7 @@ impl<R> Actor<R> {
             pending: VecDeque::new(),
             turn: Turn {
                 moment,
-                lease: false,
+                unvouched: Vec::new(),
                 records: Vec::new(),
                 waiting: Vec::new(),
             },
@@ -181,6 +181,12 @@ impl<R> Actor<R> {
         }
         let turn = std::mem::take(&mut self.turn.waiting);
         self.answer_all(turn, &Refusal::Unavailable);
+        let unvouched = std::mem::take(&mut self.turn.unvouched).into_iter();
+        let refuse = |(to, _)| Effect::Reply {
+            to,
+            result: Err(Refusal::Unavailable),
+        };
+        self.effects.extend(unvouched.map(refuse));
         self.effects
     }
 

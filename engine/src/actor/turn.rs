@@ -18,12 +18,10 @@ impl<R> Actor<R> {
         self.stint.is_some() && self.pending.len() < ENTRIES_IN_FLIGHT_MAX
     }
 
-    /// Begins a turn. `lease` says whether this node is sure to be the only one deciding: without it,
-    /// what no record of this turn would confirm is answered `unavailable`.
-    pub fn begin_turn(&mut self, moment: Moment, lease: bool) {
+    /// Begins a turn.
+    pub fn begin_turn(&mut self, moment: Moment) {
         let now = moment.now.max(self.turn.moment.now);
         self.turn.moment = Moment { now, ..moment };
-        self.turn.lease = lease;
     }
 
     /// Whether the turn has accepted as much as one batch should hold.
@@ -119,8 +117,11 @@ impl<R> Actor<R> {
         Ok(())
     }
 
-    /// Ends the turn: what it accepted becomes one batch, pending from now on.
-    pub fn end_turn(&mut self) {
+    /// Ends the turn: what it accepted becomes one batch, pending from now on. `lease` says whether now, after everything was
+    /// decided, this node is sure to be the only one that decides: without it, what no record of this turn
+    /// confirms is answered `unavailable`.
+    pub fn end_turn(&mut self, lease: bool) {
+        self.answer_unvouched(lease);
         if self.turn.records.is_empty() {
             debug_assert!(
                 self.turn.waiting.is_empty(),
@@ -180,16 +181,29 @@ impl<R> Actor<R> {
         Ok(())
     }
 
-    /// Answers once everything decided so far is committed; at once, under the lease, if it is.
-    ///
-    /// Without the lease only a record of this very turn vouches for the answer. What was proposed before may be committed
-    /// by another leader, who had sold on when this one still answered.
+    /// Answers once everything decided so far is committed. A record of this very turn vouches for the answer; what was
+    /// proposed before does not: it may be committed by another leader, who had sold on when this one still answered.
     fn reply(&mut self, to: R, result: Result<Answer, Refusal>) {
-        if self.turn.lease || !self.turn.records.is_empty() {
-            self.when_committed(Effect::Reply { to, result });
+        if self.turn.records.is_empty() {
+            self.turn.unvouched.push((to, result));
         } else {
-            let result = Err(Refusal::Unavailable);
-            self.effects.push(Effect::Reply { to, result });
+            self.turn.waiting.push(Effect::Reply { to, result });
+        }
+    }
+
+    /// Answers what was decided before this turn had a record, if the lease or a later record vouches for it.
+    fn answer_unvouched(&mut self, lease: bool) {
+        for (to, result) in std::mem::take(&mut self.turn.unvouched) {
+            if lease && let Some(latest) = self.pending.back_mut() {
+                latest.waiting.push(Effect::Reply { to, result });
+            } else if lease {
+                self.effects.push(Effect::Reply { to, result });
+            } else if !self.turn.records.is_empty() {
+                self.turn.waiting.push(Effect::Reply { to, result });
+            } else {
+                let result = Err(Refusal::Unavailable);
+                self.effects.push(Effect::Reply { to, result });
+            }
         }
     }
 

@@ -46,7 +46,7 @@ impl ActorScript {
 
     /// `turn a: grab …; b: order …` is one turn with the commands of callers a and b.
     fn turn(&mut self, commands: &str) {
-        self.actor.begin_turn(self.moment, self.lease);
+        self.actor.begin_turn(self.moment);
         for command in commands
             .split(';')
             .filter(|command| !command.trim().is_empty())
@@ -57,7 +57,7 @@ impl ActorScript {
                 .handle_command(&command, caller.trim().to_owned())
                 .unwrap();
         }
-        self.actor.end_turn();
+        self.actor.end_turn(self.lease);
     }
 
     /// An entry of the log reaches the follower and the actor.
@@ -169,14 +169,14 @@ impl Script for ActorScript {
             "turn" => self.turn(line["turn".len()..].trim()),
             "wait" => self.moment.now = self.moment.now.plus_ms(words.word(0).parse().unwrap()),
             "deadlines" => {
-                self.actor.begin_turn(self.moment, self.lease);
+                self.actor.begin_turn(self.moment);
                 self.actor.run_deadlines().unwrap();
-                self.actor.end_turn();
+                self.actor.end_turn(self.lease);
             }
             "chores" => {
-                self.actor.begin_turn(self.moment, self.lease);
+                self.actor.begin_turn(self.moment);
                 self.actor.run_chores(10_000).unwrap();
-                self.actor.end_turn();
+                self.actor.end_turn(self.lease);
             }
             "lease" => self.lease = words.word(0) == "held",
             "blank" => {

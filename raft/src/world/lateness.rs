@@ -65,8 +65,8 @@ fn spell_after(now: Instant) -> (Instant, Instant) {
     (begins, begins + lasts)
 }
 
-/// When an actor's thread is held up between hearing the log and deciding, in a simulation: in spells, and always while its
-/// node leads without a lease, since a proposal may be refused then while the next is decided on top of it.
+/// When an actor's thread is held up between hearing the log and deciding, in a simulation: in spells, and every other time while
+/// its node leads without a lease, since a proposal may be refused then while the next is decided on top of it.
 pub(crate) struct HoldUps {
     /// Absent outside a simulation.
     lateness: Option<Lateness>,
@@ -86,7 +86,7 @@ impl HoldUps {
     /// a hold-up is next: that thread was quick, and has heard before anybody took what it proposed.
     pub async fn end_round(&mut self, in_doubt: impl FnOnce() -> bool) {
         if let Some(lateness) = &mut self.lateness {
-            self.next = if in_doubt() {
+            self.next = if in_doubt() && Random.random_range(0..2) == 0 {
                 random_below(HELD_UP_MAX)
             } else {
                 lateness.draw()
