@@ -14,7 +14,7 @@ use qiang_engine::{Rejection, UnixMs, early};
 
 use crate::board::Board;
 use crate::group::ShardGroup;
-use crate::node::PolicyCell;
+use crate::options::PolicyCell;
 use crate::world::Clock;
 
 /// What early refusals rest on.

@@ -13,7 +13,7 @@ use qiang_storage::GroupId;
 use tokio::sync::watch;
 
 use crate::mailbox::Mailbox;
-use crate::node::Timing;
+use crate::options::Timing;
 use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::types::TypeConfig;

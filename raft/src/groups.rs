@@ -19,7 +19,7 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf, WatchReceiverOf};
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics};
 use qiang_engine::routing::SHARDS;
 use qiang_storage::{GroupId, GroupLog, Store};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::group::ShardGroup;
@@ -28,14 +28,14 @@ use crate::log_store::LogStore;
 use crate::mailbox::LogEvent;
 use crate::meta::{MetaMachine, MetaState};
 use crate::network::Network;
-use crate::node::{StartError, Timing};
+use crate::options::{StartError, Timing};
 use crate::peer::Peers;
 use crate::placement::WITNESS_DC;
 use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::snapshot::{self, SnapshotFile};
 use crate::types::{NodeInfo, StoredMembership, TypeConfig};
-use crate::world::blocking;
+use crate::world::{blocking, watch};
 
 /// The group after the shards': the cluster's own state.
 pub const META_GROUP: GroupId = GroupId(SHARDS);

@@ -17,16 +17,16 @@ use qiang_engine::actor::{Actor, Effect, Fatal};
 use qiang_engine::shard::Moment;
 use qiang_engine::{Refusal, Replica, Tag};
 use rand::RngExt;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::board::Board;
 use crate::group::{ShardGroup, has_lease, raft_status};
 use crate::mailbox::{LogEvent, Reply};
-use crate::node::{CourierJob, PolicyCell};
+use crate::node::CourierJob;
+use crate::options::PolicyCell;
 use crate::types::{LogId, OnEnd, Payload, TypeConfig};
-use crate::world::{Clock, HoldUps, Random, is_simulated, random_u64, sleep_to_beat, spawn_on};
+use crate::world::{Clock, HoldUps, Random, is_simulated, random_u64, sleep_to_beat, spawn};
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
 const ROUND_EVENTS_MAX: usize = 1024;
@@ -47,7 +47,6 @@ pub struct Surroundings {
     pub board: Board,
     pub policy: PolicyCell,
     pub courier: mpsc::Sender<CourierJob>,
-    pub runtime: Handle,
     /// How long a quorum's answer is trusted.
     pub lease: Duration,
     /// The time that decisions are made by.
@@ -327,7 +326,7 @@ impl Seat {
         if !leads {
             return Ok(());
         }
-        spawn_on(&self.around.runtime, async move {
+        spawn(async move {
             if let Err(error) = raft.write_blank().await {
                 tracing::debug!(%error, "a blank entry was not written");
             }
@@ -466,7 +465,7 @@ impl Seat {
         self.group.deciding.store(false, Ordering::Relaxed);
         self.group.stint_term.store(0, Ordering::Release);
         if let Some(raft) = self.group.raft() {
-            spawn_on(&self.around.runtime, async move { raft.shutdown().await });
+            spawn(async move { raft.shutdown().await });
         }
     }
 

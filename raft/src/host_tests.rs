@@ -9,8 +9,7 @@ use qiang_engine::{Command, PromotionId, Replica, ShardId, UnixMs};
 
 use super::*;
 use crate::mailbox::Mailbox;
-use crate::node::Policy;
-use crate::node::Timing;
+use crate::options::{Policy, Timing};
 
 fn seat() -> Seat {
     let policy = Policy {
@@ -23,7 +22,6 @@ fn seat() -> Seat {
         board: Board::default(),
         policy: PolicyCell::new(policy),
         courier: mpsc::channel(1).0,
-        runtime: Handle::current(),
         lease: Duration::ZERO,
         clock: Clock::default(),
     };

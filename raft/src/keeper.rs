@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::flows::FlowReader;
 use crate::group::ShardGroup;
 use crate::groups::{AnyRaft, Groups};
-use crate::node::PolicyCell;
+use crate::options::PolicyCell;
 use crate::types::{LogId, TypeConfig};
 use crate::world::{Clock, blocking};
 

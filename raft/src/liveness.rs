@@ -10,7 +10,8 @@ use std::time::Duration;
 use qiang_engine::codec;
 use tokio::time::Instant;
 
-use crate::node::{Node, Timing};
+use crate::node::Node;
+use crate::options::Timing;
 use crate::peer::Lane;
 use crate::quiesce::Terms;
 use crate::rpc::{self, Beat, Kind};

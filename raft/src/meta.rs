@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use openraft::async_runtime::watch::WatchSender;
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
@@ -17,11 +18,11 @@ use openraft::{EntryPayload, OptionalSend};
 use qiang_engine::{UnixMs, codec};
 use qiang_storage::SnapshotDir;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use crate::cluster::Cluster;
 use crate::snapshot::{self, SNAPSHOTS_KEPT, SnapshotFile};
 use crate::types::{LogId, Outcome, Payload, StoredMembership, TypeConfig};
+use crate::world::watch;
 
 /// Versions of the configuration that are kept for `history` and `rollback`.
 const HISTORY_MAX: usize = 100;

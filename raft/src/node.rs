@@ -2,18 +2,16 @@
 //! and its end.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use qiang_engine::promotion::Rate;
+use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use qiang_engine::shard::Tell;
 use qiang_engine::{Answer, Command, OrderId, PromotionId, Refusal, ShardId, TryId, UnixMs};
-use qiang_storage::{GroupId, OpenError, Store};
+use qiang_storage::{GroupId, Store};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle as Task;
 use tokio::time::Instant;
 
@@ -28,13 +26,13 @@ use crate::host::Surroundings;
 use crate::keeper::run_keeper;
 use crate::liveness::run_beats;
 use crate::meta::MetaState;
-use crate::peer::{Credentials, Dial, Handler, Peers, Stream, Tcp, serve};
+use crate::options::{Begin, NodeOptions, Policy, PolicyCell, StartError, World};
+use crate::peer::{Credentials, Handler, Peers, Stream, serve};
 use crate::reconcile::run_reconciler;
 use crate::router::Router;
 use crate::rpc::{Introduction, Members, NodeReport};
 use crate::start::{open_store, raft_config, seat_actors, stop_actors};
-use crate::types::NodeInfo;
-use crate::world::{BEAT, Clock, blocking, spawn};
+use crate::world::{Clock, blocking, spawn, watch};
 
 /// Jobs that may wait for the courier; more are asked for again later.
 const COURIER_JOBS_MAX: usize = 8192;
@@ -44,138 +42,6 @@ const PEER_CONNECTIONS_MAX: usize = 1024;
 
 /// The pause after a connection that could not be accepted: there may be too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// How a node is started.
-#[derive(Debug, Clone)]
-pub struct NodeOptions {
-    /// Its number in the cluster, never used twice.
-    pub node_id: u64,
-    /// What others know of it.
-    pub info: NodeInfo,
-    /// Where its data lies.
-    pub data_dir: PathBuf,
-    /// What to do if the data directory is empty or absent.
-    pub begin: Begin,
-    /// Entries of a group after which its next snapshot is built.
-    pub snapshot_entries: u64,
-    /// Entries that Raft keeps behind a snapshot, for followers that are a little behind.
-    pub entries_kept: u64,
-    /// How long nodes wait for each other.
-    pub timing: Timing,
-    /// The version of the binary, for others to know.
-    pub version: String,
-    /// How the store is opened.
-    pub storage: qiang_storage::Options,
-}
-
-/// What a node without data does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Begin {
-    /// Nothing: there must be data.
-    Existing,
-    /// It is the first node of a new cluster.
-    Bootstrap,
-    /// It joins the cluster that the node at this peer address belongs to, and waits to be added.
-    Join(String),
-}
-
-/// How long nodes wait for each other. Everything follows from the shortest election timeout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// The shortest election timeout, in milliseconds.
-    pub election_ms_min: u64,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Timing {
-            election_ms_min: 200,
-        }
-    }
-}
-
-impl Timing {
-    /// The longest election timeout, in milliseconds; followers trust a leader for as long.
-    pub fn election_ms_max(self) -> u64 {
-        self.election_ms_min * 3 / 2
-    }
-
-    /// Interval of heartbeats in milliseconds: the third one missed is still within the shortest timeout. It is a little
-    /// shorter than a number of beats: what is due just after a beat waits for the next.
-    pub fn heartbeat_ms(self) -> u64 {
-        let beat_ms = u64::try_from(BEAT.as_millis()).expect("a beat is short");
-        let beats = (self.election_ms_min * 3 / 8 / beat_ms).max(1);
-        beats * beat_ms - beat_ms / 5
-    }
-
-    /// Interval in which nodes say that they are there: as with heartbeats, several may be lost before that has
-    /// consequences.
-    pub fn beat(self) -> Duration {
-        Duration::from_millis((self.election_ms_min / 2).max(1))
-    }
-
-    /// How long followers trust a leader that they do not hear, and nodes each other.
-    pub fn trust(self) -> Duration {
-        Duration::from_millis(self.election_ms_max())
-    }
-
-    /// How long a leader trusts the answers of a quorum: shorter than its followers trust it.
-    pub fn lease(self) -> Duration {
-        Duration::from_millis(self.election_ms_min)
-    }
-}
-
-/// What surrounds a node: the network, the clock, and, in a simulation, the disk and the thread.
-#[derive(Clone)]
-pub struct World {
-    /// How connections to peers are opened.
-    pub dial: Arc<dyn Dial>,
-    /// The time that decisions are made by.
-    pub clock: Clock,
-    /// A store that is already open, instead of the one in the data directory.
-    pub store: Option<Store>,
-}
-
-impl Default for World {
-    fn default() -> Self {
-        World {
-            dial: Arc::new(Tcp),
-            clock: Clock::default(),
-            store: None,
-        }
-    }
-}
-
-/// What the cluster's configuration asks of shards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// Rate of promotions that set none.
-    pub default_rate: Option<Rate>,
-    /// Percent of every rate that is let through.
-    pub rate_percent: u32,
-    /// How long closed orders are kept after their promotions closed, in milliseconds.
-    pub order_retention_ms: u64,
-    /// How long flows are kept, in milliseconds.
-    pub flow_retention_ms: u64,
-}
-
-/// The policy in force, shared by all actors.
-#[derive(Debug, Clone)]
-pub struct PolicyCell(Arc<RwLock<Policy>>);
-
-impl PolicyCell {
-    pub(crate) fn new(policy: Policy) -> Self {
-        PolicyCell(Arc::new(RwLock::new(policy)))
-    }
-
-    pub(crate) fn get(&self) -> Policy {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, policy: Policy) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = policy;
-    }
-}
 
 /// A message that an actor wants carried between shards.
 #[derive(Debug)]
@@ -197,55 +63,6 @@ pub enum CourierJob {
         home: ShardId,
         /// What, and to whom.
         tell: Tell,
-    },
-}
-
-/// Why a node does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// There is no data yet, and nobody said to begin.
-    #[error(
-        "{} holds no node yet: to begin a new one-node cluster there, start once with --bootstrap; to join a cluster, with --join and the peer address of one of its nodes",
-        .dir.display()
-    )]
-    NotBootstrapped {
-        /// The data directory.
-        dir: PathBuf,
-    },
-    /// The node to join by does not answer as one.
-    #[error("cannot join by the node at {address}: {source}")]
-    Join {
-        /// Its peer address.
-        address: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The node to join by has this node's number.
-    #[error("the node at {address} is node {node_id} itself: give this one another --node-id")]
-    SameNode {
-        /// Its peer address.
-        address: String,
-        /// The number of both.
-        node_id: u64,
-    },
-    /// A group's log, vote or snapshot cannot be used.
-    #[error("group {group} cannot start: {why}")]
-    Group {
-        /// The shard's number, or `meta`.
-        group: String,
-        /// Why.
-        why: String,
-    },
-    /// The system refused something.
-    #[error("cannot {doing}: {source}")]
-    System {
-        /// What was being done.
-        doing: &'static str,
-        /// Why not.
-        source: io::Error,
     },
 }
 
@@ -290,7 +107,6 @@ impl Node {
             board: board.clone(),
             policy: policy.clone(),
             courier,
-            runtime: tokio::runtime::Handle::current(),
             lease: options.timing.lease(),
             clock: world.clock.clone(),
         };
@@ -411,7 +227,7 @@ impl Node {
                 biased;
                 () = serve(stream, credentials, answers) => {}
                 // Whether told or because nobody is left to tell.
-                _ = stopped.wait_for(|stopped| *stopped) => {}
+                _ = stopped.wait_until(|stopped| *stopped) => {}
             }
         }
     }
@@ -429,10 +245,11 @@ impl Node {
     pub async fn ask(
         &self,
         shard: ShardId,
-        command: Command,
+        command: &Command,
         deadline: Instant,
     ) -> Result<Answer, Refusal> {
-        let outcomes = self.ask_many(shard, &[command], deadline).await;
+        let command = std::slice::from_ref(command);
+        let outcomes = self.ask_many(shard, command, deadline).await;
         let outcome = outcomes.into_iter().next();
         outcome.expect("one command has one outcome")
     }
@@ -494,6 +311,11 @@ impl Node {
     /// The configuration's versions and the cluster as it should be, and word of changes.
     pub fn meta_state(&self) -> watch::Receiver<MetaState> {
         self.inner.groups.meta_state.subscribe()
+    }
+
+    /// The version of the configuration that this node knows.
+    pub fn config_version(&self) -> u64 {
+        self.inner.groups.meta_state.borrow().config_version()
     }
 
     /// The cluster as it should be, as far as this node knows.
@@ -694,7 +516,7 @@ impl Node {
         self.inner.draining.load(Ordering::Acquire)
     }
 
-    /// Stops every group and thread, then closes the store. Whoever still waits is answered.
+    /// Stops every group and actor, then closes the store. Whoever still waits is answered.
     pub async fn stop(&self) {
         for task in std::mem::take(
             &mut *self
@@ -705,7 +527,9 @@ impl Node {
         ) {
             task.abort();
         }
-        self.inner.stopped.send_replace(true);
+        self.inner
+            .stopped
+            .send_if_modified(|stopped| !std::mem::replace(stopped, true));
         self.inner.groups.stop_all().await;
         self.inner.groups.peers.close();
         let actors = std::mem::take(

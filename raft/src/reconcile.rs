@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
+use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use qiang_engine::codec;
 use qiang_storage::GroupId;
 use tokio::time::{Instant, sleep, timeout};

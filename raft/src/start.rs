@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::group::ShardGroup;
 use crate::host::{Seat, Surroundings, run_clockwork, run_seat};
 use crate::mailbox::Mailbox;
-use crate::node::{Begin, NodeOptions, StartError, Timing, World};
+use crate::options::{Begin, NodeOptions, StartError, Timing, World};
 use crate::peer::{Credentials, Peers};
 use crate::rpc::{Introduction, Kind};
 use crate::world::{blocking, random_u64, spawn};

@@ -82,7 +82,7 @@ impl Service {
         };
         let command = Command::Grab(grab);
         loop {
-            match granted_of(self.ask(shard, command.clone(), deadline).await) {
+            match granted_of(self.node.ask(shard, &command, deadline).await) {
                 Err(refusal) if is_in_doubt(&refusal) => cart::wait_for_other_try(deadline).await?,
                 outcome => return outcome,
             }
@@ -194,7 +194,7 @@ impl Service {
     /// The configuration in force.
     pub fn config(&self) -> Arc<ConfigVersion> {
         let known = self.shared.config();
-        if self.node.meta_state().borrow().config_version() == known.version {
+        if self.node.config_version() == known.version {
             return known;
         }
         self.shared.put_in_force(&self.node)
@@ -271,7 +271,7 @@ impl Service {
         command: Command,
         deadline: Instant,
     ) -> Result<Answer, Refusal> {
-        self.node.ask(shard, command, deadline).await
+        self.node.ask(shard, &command, deadline).await
     }
 
     /// Puts every new configuration in force as soon as this node learns of it.
@@ -281,7 +281,7 @@ impl Service {
         qiang_raft::world::spawn(async move {
             loop {
                 shared.put_in_force(&node);
-                if state.changed().await.is_err() {
+                if !state.next().await {
                     return;
                 }
             }

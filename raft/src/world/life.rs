@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
@@ -107,18 +106,6 @@ where
     match PRESENT.try_with(Life::clone) {
         Ok(life) => life.spawn(future),
         Err(_) => tokio::spawn(future),
-    }
-}
-
-/// The same from a thread that is no task, on a runtime's handle.
-pub(crate) fn spawn_on<F>(handle: &Handle, future: F)
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    match PRESENT.try_with(Life::clone) {
-        Ok(life) => drop(life.spawn(future)),
-        Err(_) => drop(handle.spawn(future)),
     }
 }
 

@@ -8,7 +8,7 @@ mod beat;
 mod channel;
 mod lateness;
 mod life;
-mod watch;
+pub mod watch;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -29,7 +29,6 @@ use tokio::time::Instant;
 
 pub(crate) use beat::BEAT;
 pub(crate) use lateness::HoldUps;
-pub(crate) use life::spawn_on;
 pub use life::{Life, spawn};
 
 thread_local! {
@@ -104,12 +103,9 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .map_err(io::Error::other)
 }
 
-/// Lets everybody who is ready go first, so that what they say can be sent together. Not in a simulation, where sending
-/// costs nothing.
+/// Lets everybody who is ready go first, so that what they say can be sent together.
 pub(crate) async fn others_first() {
-    if !is_simulated() {
-        tokio::task::yield_now().await;
-    }
+    tokio::task::yield_now().await;
 }
 
 /// Waits for `duration`, and outside a simulation for the next of the process's beats.

@@ -27,6 +27,19 @@ pub struct Receiver<T> {
 }
 
 impl<T> Sender<T> {
+    /// A channel with this first value.
+    pub fn new(init: T) -> Self {
+        Sender {
+            inner: Some(watch::Sender::new(init)),
+            changed: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Looks at the value.
+    pub fn borrow(&self) -> watch::Ref<'_, T> {
+        self.inner().borrow()
+    }
+
     fn inner(&self) -> &watch::Sender<T> {
         self.inner.as_ref().expect("present until it is dropped")
     }
@@ -49,6 +62,21 @@ impl<T> Drop for Sender<T> {
     }
 }
 
+impl<T> Receiver<T> {
+    /// Looks at the value.
+    pub fn borrow(&self) -> watch::Ref<'_, T> {
+        self.inner.borrow()
+    }
+
+    /// Waits for the next value; false if nobody is left to change it.
+    pub async fn next(&mut self) -> bool
+    where
+        T: OptionalSend + OptionalSync,
+    {
+        self.changed().await.is_ok()
+    }
+}
+
 impl<T> Clone for Receiver<T> {
     fn clone(&self) -> Self {
         Receiver {
@@ -64,16 +92,8 @@ impl Watch for OrderedWatch {
     type Ref<'a, T: OptionalSend + 'a> = watch::Ref<'a, T>;
 
     fn channel<T: OptionalSend + OptionalSync>(init: T) -> (Sender<T>, Receiver<T>) {
-        let (sender, receiver) = watch::channel(init);
-        let changed = Arc::new(Notify::new());
-        let sender = Sender {
-            inner: Some(sender),
-            changed: changed.clone(),
-        };
-        let receiver = Receiver {
-            inner: receiver,
-            changed,
-        };
+        let sender = Sender::new(init);
+        let receiver = sender.subscribe();
         (sender, receiver)
     }
 }
@@ -97,7 +117,7 @@ impl<T: OptionalSend + OptionalSync> WatchSender<OrderedWatch, T> for Sender<T> 
     }
 
     fn borrow_watched(&self) -> watch::Ref<'_, T> {
-        self.inner().borrow()
+        self.borrow()
     }
 
     fn subscribe(&self) -> Receiver<T> {
@@ -125,7 +145,7 @@ impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver
     }
 
     fn borrow_watched(&self) -> watch::Ref<'_, T> {
-        self.inner.borrow()
+        self.borrow()
     }
 
     fn borrow_and_update(&mut self) -> watch::Ref<'_, T> {

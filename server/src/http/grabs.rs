@@ -39,12 +39,10 @@ async fn grant(http: &Http, query: Option<&str>, body: &[u8]) -> Outcome {
 /// Up to 8,192 independent grabs.
 pub(super) async fn grab_batch(http: &Http, query: Option<&str>, body: &[u8]) -> Outcome {
     Query::parse(query)?.finish()?;
-    let mut parsed = parse_batch(body)?;
-    let good: Vec<Grab> = parsed
-        .iter_mut()
-        .filter_map(|element| element.as_mut().ok())
-        .map(|grab| grab.clone())
-        .collect();
+    let parsed = parse_batch(body)?;
+    let mut good: Vec<Grab> = Vec::with_capacity(parsed.len());
+    let mut take = |element: Result<Grab, _>| element.map(|grab| good.push(grab));
+    let parsed: Vec<Result<(), _>> = parsed.into_iter().map(&mut take).collect();
     let _permit = enter(http, good.len())?;
     let mut results = http.service.grab_batch(good).await.into_iter();
     let mut out = Vec::with_capacity(16 + RESULT_BYTES * parsed.len());
@@ -55,7 +53,7 @@ pub(super) async fn grab_batch(http: &Http, query: Option<&str>, body: &[u8]) ->
         }
         let result = match element {
             Err(problem) => Err(problem),
-            Ok(_) => result_of(results.next()),
+            Ok(()) => result_of(results.next()),
         };
         http.metrics.on_grab(write_result(result, &mut out));
     }
