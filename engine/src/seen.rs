@@ -105,14 +105,14 @@ impl Seen {
 
     /// Whether a key may have been put in.
     pub fn may_have(&self, key: Key) -> bool {
-        let has = |filter: &Box<[Block]>| {
+        let has = |filter: &[Block]| {
             let block = &filter[key.block(filter.len())];
             let is_set =
                 |bit: usize| block.0[bit / 64].load(Ordering::Acquire) >> (bit % 64) & 1 == 1;
             key.bits().into_iter().all(is_set)
         };
         let mut present = self.filters.iter().map_while(OnceLock::get);
-        present.any(has) || filter_of(self.keys.load(Ordering::Acquire)).is_none()
+        present.any(|filter| has(filter)) || filter_of(self.keys.load(Ordering::Acquire)).is_none()
     }
 }
 

@@ -168,9 +168,9 @@ impl Seat {
         let paused = self.group.paused.load(Ordering::Acquire);
         let awake = self.group.quiescence.is_awake();
         if awake {
-            std::mem::take(&mut self.held)
-                .into_iter()
-                .for_each(|proposal| self.propose(proposal));
+            for proposal in std::mem::take(&mut self.held) {
+                self.propose(proposal);
+            }
         }
         let worked = if actor.ready() && !paused {
             self.run_turn(actor, awake)?
