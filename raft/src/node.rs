@@ -2,6 +2,7 @@
 //! and its end.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use qiang_engine::shard::Tell;
 use qiang_engine::{Answer, Command, OrderId, PromotionId, Refusal, ShardId, TryId, UnixMs};
 use qiang_storage::{GroupId, Store};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle as Task;
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ use crate::keeper::run_keeper;
 use crate::liveness::run_beats;
 use crate::meta::MetaState;
 use crate::options::{Begin, NodeOptions, Policy, PolicyCell, StartError, World};
-use crate::peer::{Credentials, Handler, Peers, Stream, serve};
+use crate::peer::{Credentials, Handler, Peers, Stream, Tls, serve, tell_dropped};
 use crate::reconcile::run_reconciler;
 use crate::router::Router;
 use crate::rpc::{Introduction, Members, NodeReport};
@@ -75,6 +76,7 @@ pub struct Node {
 struct Inner {
     options: NodeOptions,
     clock: Clock,
+    tls: Option<Tls>,
     groups: Arc<Groups>,
     router: Router,
     flows: Vec<FlowReader>,
@@ -157,6 +159,7 @@ impl Node {
             router: Router::new(groups.clone(), early),
             started_at: world.clock.now(),
             clock: world.clock,
+            tls: world.tls,
             options,
             groups,
             flows,
@@ -194,9 +197,12 @@ impl Node {
                             tracing::debug!(%error, "a peer's connection ended");
                             continue;
                         }
-                        let serving = node.serve_peer(Box::new(stream), answers.clone());
+                        let (node, answers) = (node.clone(), answers.clone());
                         spawn(async move {
-                            serving.await;
+                            match node.secured(stream).await {
+                                Ok(stream) => node.serve_peer(stream, answers).await,
+                                Err(error) => tell_dropped(&error),
+                            }
                             drop(place);
                         });
                     }
@@ -207,6 +213,14 @@ impl Node {
                 }
             }
         }));
+    }
+
+    /// A connection with what stands in front of it.
+    async fn secured(&self, stream: TcpStream) -> io::Result<Box<dyn Stream>> {
+        match &self.inner.tls {
+            Some(tls) => tls.accept(stream).await,
+            None => Ok(Box::new(stream)),
+        }
     }
 
     /// What answers this node's peers.

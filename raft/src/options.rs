@@ -9,7 +9,7 @@ use std::time::Duration;
 use qiang_engine::promotion::Rate;
 use qiang_storage::{OpenError, Store};
 
-use crate::peer::{Dial, Tcp};
+use crate::peer::{Dial, Tcp, Tls};
 use crate::types::NodeInfo;
 use crate::world::{BEAT, Clock};
 
@@ -98,16 +98,34 @@ impl Timing {
 pub struct World {
     /// How connections to peers are opened.
     pub dial: Arc<dyn Dial>,
+    /// What peers that connect are to show; nothing without TLS.
+    pub tls: Option<Tls>,
     /// The time that decisions are made by.
     pub clock: Clock,
     /// A store that is already open, instead of the one in the data directory.
     pub store: Option<Store>,
 }
 
+impl World {
+    /// The machine's own network, clock and disk, with TLS between nodes if there is any.
+    pub fn secured(tls: Option<Tls>) -> Self {
+        let world = World::default();
+        match tls {
+            Some(tls) => World {
+                dial: Arc::new(tls.clone()),
+                tls: Some(tls),
+                ..world
+            },
+            None => world,
+        }
+    }
+}
+
 impl Default for World {
     fn default() -> Self {
         World {
             dial: Arc::new(Tcp),
+            tls: None,
             clock: Clock::default(),
             store: None,
         }

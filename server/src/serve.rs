@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use qiang_raft::peer::{Tls, TlsError};
 use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, StartError, Timing, World};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +42,9 @@ pub enum ServeError {
         /// The address.
         address: SocketAddr,
     },
+    /// Its certificate for peers cannot be used.
+    #[error("no TLS between nodes: {0}")]
+    Tls(#[from] TlsError),
     /// The node cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -60,6 +64,7 @@ impl ServeError {
         matches!(
             self,
             ServeError::NotLoopback { .. }
+                | ServeError::Tls(_)
                 | ServeError::Start(
                     StartError::NotBootstrapped { .. } | StartError::SameNode { .. }
                 )
@@ -77,10 +82,11 @@ pub async fn run(config: NodeConfig, begin: Begin) -> Result<(), ServeError> {
     let told_to_stop = stop_signal()?;
     let listener = listen(address).await?;
     let peers = listen(config.peer.listen).await?;
+    let tls = config.peer_tls().as_ref().map(Tls::load).transpose()?;
     let node = Node::start(
         node_options(&config, begin),
         policy_of(&ClusterConfig::default()),
-        World::default(),
+        World::secured(tls),
     )
     .await?;
     node.serve_peers(peers);

@@ -13,6 +13,7 @@ mod frame;
 mod hello;
 mod link;
 mod serve;
+mod tls;
 
 use std::future::Future;
 use std::io;
@@ -22,7 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use hello::{Credentials, PROTOCOL};
 pub use link::{Call, CallError, Peers};
+pub(crate) use serve::tell_dropped;
 pub use serve::{Answering, Handler, Incoming, serve};
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// What a connection is for.
 #[derive(
@@ -48,7 +51,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// A future on the heap.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Opens connections: over TCP, or through a simulated network.
+/// Opens connections: over TCP, with TLS or without, or through a simulated network.
 pub trait Dial: Send + Sync + 'static {
     /// Opens a connection to `address`, `host:port`.
     fn dial(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Stream>>>;

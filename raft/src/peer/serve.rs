@@ -48,14 +48,19 @@ pub trait Handler: Send + Sync + 'static {
 /// Serves one connection until it ends. An error is told in one line, whatever a stranger sends.
 pub async fn serve(stream: Box<dyn Stream>, credentials: Credentials, handler: Arc<dyn Handler>) {
     if let Err(error) = serve_connection(stream, credentials, handler).await {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::BrokenPipe => {
-                tracing::debug!(%error, "a peer's connection ended");
-            }
-            _ => tracing::warn!(%error, "a connection on the peer port was dropped"),
+        tell_dropped(&error);
+    }
+}
+
+/// Tells in one line why a connection was dropped.
+pub(crate) fn tell_dropped(error: &io::Error) {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => {
+            tracing::debug!(%error, "a peer's connection ended");
         }
+        _ => tracing::warn!(%error, "a connection on the peer port was dropped"),
     }
 }
 

@@ -70,6 +70,18 @@ impl Effective {
             let detail = "others cannot find a node at an address that stands for all: say which in peer.advertise";
             return Err(wrong("peer.listen", &peer.listen, detail));
         }
+        let tls = [
+            ("peer.tls_certificate", &peer.tls_certificate),
+            ("peer.tls_key", &peer.tls_key),
+            ("peer.tls_authority", &peer.tls_authority),
+        ];
+        let is_empty = |path: &std::path::Path| path.as_os_str().is_empty();
+        if tls.iter().any(|(_, path)| !is_empty(path))
+            && let Some((key, _)) = tls.iter().find(|(_, path)| is_empty(path))
+        {
+            let detail = "TLS between nodes needs a certificate, its key and an authority: name all three files, or none";
+            return Err(wrong(key, &"empty", detail));
+        }
         if !(MEMTABLE_BYTES_MIN..=MEMTABLE_BYTES_MAX).contains(&storage.memtable_bytes) {
             let detail = format!("must be {MEMTABLE_BYTES_MIN} to {MEMTABLE_BYTES_MAX}");
             return Err(wrong(

@@ -12,6 +12,7 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use qiang_raft::peer::TlsFiles;
 use serde::{Deserialize, Serialize};
 
 pub use effective::{Effective, Error, FlagSetting, Source};
@@ -94,6 +95,13 @@ section! {
         /// does after half as much again. Heartbeats come about three times as often. At least ten round trips between
         /// data centres.
         election_timeout_ms: u64 = 200,
+        /// TLS between nodes, all three or none: this node's certificate with those between it and the authority, a PEM
+        /// file. It must be good for the host of `advertise`, as a server's and as a client's.
+        tls_certificate: PathBuf = PathBuf::new(),
+        /// The certificate's private key, a PEM file.
+        tls_key: PathBuf = PathBuf::new(),
+        /// Certificates of the authorities whose nodes are let in, a PEM file.
+        tls_authority: PathBuf = PathBuf::new(),
     }
 }
 
@@ -192,6 +200,16 @@ impl NodeConfig {
         } else {
             self.peer.advertise.clone()
         }
+    }
+
+    /// Where the certificate for TLS between nodes lies, if there is one.
+    pub fn peer_tls(&self) -> Option<TlsFiles> {
+        let peer = &self.peer;
+        (!peer.tls_certificate.as_os_str().is_empty()).then(|| TlsFiles {
+            certificate: peer.tls_certificate.clone(),
+            key: peer.tls_key.clone(),
+            authority: peer.tls_authority.clone(),
+        })
     }
 
     /// How many threads do the node's work.

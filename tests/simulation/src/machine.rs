@@ -109,6 +109,7 @@ impl Machine {
         let world = World {
             dial: net.dialer(self.id),
             clock: self.clock.clone(),
+            tls: None,
             store: Some(store),
         };
         let starting = life.spawn(async move {
