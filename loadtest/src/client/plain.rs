@@ -21,6 +21,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take: above what a node itself allows a request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long an idle connection is kept: less than a node keeps one, so that no request meets its end.
+const IDLE_MAX: Duration = Duration::from_secs(3);
+
 /// A client of one node.
 #[derive(Debug, Clone)]
 pub struct Plain {
@@ -34,7 +37,9 @@ impl Plain {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
-        let http = legacy::Client::builder(TokioExecutor::new()).build(connector);
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_MAX)
+            .build(connector);
         Self { http, address }
     }
 
