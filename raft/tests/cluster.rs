@@ -9,7 +9,8 @@ use qiang_engine::promotion::{Channel, Terms};
 use qiang_engine::routing::{SHARDS, shard_of};
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
 use qiang_raft::{
-    Begin, ClusterChange, MetaAnswer, Node, NodeInfo, NodeOptions, Policy, Timing, World,
+    Begin, ClusterChange, GroupStatus, MetaAnswer, Node, NodeInfo, NodeOptions, Policy, Timing,
+    World,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -147,6 +148,21 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until every group stands still on every node, its quorum alive.
+    async fn fall_silent(&self) {
+        until("every group is quiescent", async || {
+            for node in self.nodes.values() {
+                let statuses = node.group_statuses();
+                let stirs = |group: &&GroupStatus| !(group.quiescent && group.has_quorum);
+                if let Some(group) = statuses.iter().filter(|group| group.hosted).find(stirs) {
+                    return Err(format!("node {}: {group:?}", node.node_id()));
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
     async fn create(&self, by: u64, id: &str, quantity: u64) {
         let promotion_id = promotion(id);
         let shard = shard_of(&promotion_id);
@@ -255,6 +271,49 @@ async fn a_dead_leader_is_followed_by_another_and_catches_up_when_it_returns() {
     cluster.start(1, Begin::Existing).await;
     cluster.settle().await;
     cluster.agree("A", 80).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_nothing_is_asked_of_stand_still_and_are_there_when_it_is() {
+    let mut cluster = Cluster::of(4).await;
+    let promotions: Vec<String> = (0..20).map(|number| format!("P{number}")).collect();
+    for id in &promotions {
+        cluster.create(1, id, 100).await;
+    }
+    // Through every node, each time after a silence.
+    for by in 1..=4 {
+        cluster.fall_silent().await;
+        for id in &promotions {
+            let granted = cluster.grab(by, &format!("o-{id}-{by}"), id).await;
+            assert!(granted.is_ok(), "{granted:?}");
+        }
+    }
+    // The others notice the death of a leader that owed them no heartbeat.
+    cluster.fall_silent().await;
+    cluster.stop(1).await;
+    for id in &promotions {
+        cluster
+            .grab(3, &format!("o-{id}-5"), id)
+            .await
+            .expect("a grab");
+    }
+    // A follower that comes back unseats nobody, and silence falls again.
+    cluster.start(1, Begin::Existing).await;
+    cluster.settle().await;
+    cluster.fall_silent().await;
+    let terms = |cluster: &Cluster| {
+        let statuses = cluster.nodes[&3].group_statuses().into_iter();
+        statuses.map(|group| group.term).collect::<Vec<u64>>()
+    };
+    let before = terms(&cluster);
+    cluster.stop(4).await;
+    cluster.start(4, Begin::Existing).await;
+    cluster.settle().await;
+    cluster.fall_silent().await;
+    assert_eq!(terms(&cluster), before, "the leaders are the same");
+    for id in &promotions {
+        cluster.agree(id, 95).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
