@@ -21,7 +21,8 @@ const FIRST_KEYS: u64 = 1 << 14;
 /// Filters at most: sixteen million keys, 32 MiB. Beyond, everything may have been seen.
 const FILTERS_MAX: usize = 10;
 
-/// Bits for each key. With four of them set a full filter takes one key in some hundred for one that it has seen.
+/// Bits for each key. With four of them set a full filter should take about one strange key in 400 for one that it has
+/// seen, by the formula for Bloom filters.
 const BITS_PER_KEY: u64 = 16;
 
 /// Words of a block, which is a cache line: all bits of a key are in one.
