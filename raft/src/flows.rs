@@ -6,15 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::async_runtime::watch::WatchSender;
 use qiang_engine::{Batch, OrderId, PromotionId, Record, ShardId};
 use qiang_storage::GroupLog;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::group::ShardGroup;
 use crate::types::batch_in;
-use crate::world::blocking;
+use crate::world::{blocking, watch};
 
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -159,13 +159,13 @@ impl FlowReader {
         let mut advances = self.advances();
         let query = Arc::new(query);
         loop {
-            advances.mark_unchanged();
+            advances.mark_seen();
             let (reader, asked) = (self.clone(), query.clone());
             let read = move || reader.read(asked.after, asked.limit, |record| asked.wants(record));
             let flows = blocking(read).await;
             let flows = flows.map_err(|error| FlowError::Storage(error.to_string()))??;
             let waiting = flows.is_empty() && !stop();
-            if !waiting || !matches!(timeout_at(until, advances.changed()).await, Ok(Ok(()))) {
+            if !waiting || !matches!(timeout_at(until, advances.next()).await, Ok(true)) {
                 return Ok(flows);
             }
         }

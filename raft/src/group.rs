@@ -10,14 +10,13 @@ use openraft::async_runtime::WatchReceiver;
 use qiang_engine::ShardId;
 use qiang_engine::seen::Seen;
 use qiang_storage::GroupId;
-use tokio::sync::watch;
 
 use crate::mailbox::Mailbox;
 use crate::options::Timing;
 use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::types::TypeConfig;
-use crate::world::random_u64;
+use crate::world::{random_u64, watch};
 
 pub type ShardRaft = Raft<TypeConfig, ShardMachine>;
 
@@ -292,8 +291,10 @@ pub fn has_lease(metrics: &openraft::RaftMetrics<TypeConfig>, lease: Duration) -
     if metrics.current_leader != Some(metrics.id) || !metrics.state.is_leader() {
         return false;
     }
-    let mut voters = metrics.membership_config.voter_ids();
-    let alone = voters.next() == Some(metrics.id) && voters.next().is_none();
+    let configs = metrics.membership_config.membership().get_joint_config();
+    let alone = configs
+        .iter()
+        .all(|voters| voters.len() == 1 && voters.contains(&metrics.id));
     alone
         || metrics
             .last_quorum_acked

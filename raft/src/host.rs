@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use qiang_engine::actor::{Actor, Effect, Fatal};

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::future::{Either, Ready, ready};
 use openraft::Instant as _;
 use openraft::OptionalSend;
 use openraft::async_runtime::AsyncRuntime;
@@ -172,7 +173,7 @@ pub struct Runtime(TokioRuntime);
 impl AsyncRuntime for Runtime {
     type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
-    type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
+    type Sleep = Either<Ready<()>, <TokioRuntime as AsyncRuntime>::Sleep>;
     type Instant = <TokioRuntime as AsyncRuntime>::Instant;
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
     type Timeout<R, T: Future<Output = R> + OptionalSend> =
@@ -192,15 +193,18 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
-        TokioRuntime::sleep(duration)
+        Either::Right(TokioRuntime::sleep(duration))
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
         if is_simulated() {
-            return TokioRuntime::sleep_until(deadline);
+            return Either::Right(TokioRuntime::sleep_until(deadline));
         }
         let wait = deadline.saturating_duration_since(Self::Instant::now());
-        TokioRuntime::sleep(beat::on_beat(wait))
+        match beat::on_beat(wait) {
+            Duration::ZERO => Either::Left(ready(())),
+            wait => Either::Right(TokioRuntime::sleep(wait)),
+        }
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
