@@ -25,6 +25,7 @@ use qiang_engine::codec;
 use qiang_storage::GroupId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
 
 use crate::peer::{Call, CallError, Lane, Peers};
 use crate::rpc::{self, Kind, Scoped};
@@ -34,6 +35,10 @@ use crate::world::blocking;
 
 /// Appends on their way to one follower of one group. openraft's receiving side holds as many.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
+
+/// How long word of a commit waits for entries that it can go with. Where entries follow one another closely they take half
+/// the messages by that; a follower answers nobody by what it has heard of commits, so it may hear of them a little later.
+const COMMIT_WAIT: Duration = Duration::from_millis(5);
 
 /// How long an append may take: more than a slow sync, and as long as a silent connection is kept.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -165,6 +170,24 @@ impl Appending {
     }
 }
 
+/// The requests of `input`, but one without entries only if none follows it within [`COMMIT_WAIT`]: the next one tells of
+/// the same commits or of more, and openraft takes an answer for what came before as well.
+fn carrying_commits(
+    input: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> {
+    stream::unfold(input.fuse(), |mut input| async move {
+        let mut request = input.next().await?;
+        let until = Instant::now() + COMMIT_WAIT;
+        while request.entries.is_empty() {
+            match timeout_at(until, input.next()).await {
+                Ok(Some(next)) => request = next,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Some((request, input))
+    })
+}
+
 impl RaftNetworkV2<TypeConfig> for Connection {
     type SnapshotData = SnapshotFile;
 
@@ -195,7 +218,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             Lane::Log => APPEND_TIMEOUT,
             _ => option.soft_ttl(),
         };
-        let state = Some((&*self, input.fuse(), FuturesOrdered::new()));
+        let requests = Box::pin(carrying_commits(input).fuse());
+        let state = Some((&*self, requests, FuturesOrdered::new()));
         let answers = stream::unfold(state, move |state| async move {
             let (connection, mut input, mut under_way) = state?;
             loop {
@@ -328,5 +352,78 @@ fn streaming(error: RPCError<TypeConfig>) -> StreamingError<TypeConfig> {
         RPCError::Unreachable(error) => error.into(),
         RPCError::Network(error) => error.into(),
         RPCError::RemoteError(error) => StreamingError::from(NetworkError::new(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::channel::mpsc;
+    use openraft::entry::RaftEntry;
+    use openraft::impls::Vote;
+    use openraft::impls::leader_id_adv::LeaderId;
+
+    use super::*;
+    use crate::types::{Entry, LogId};
+
+    /// A request after entry `prev`, with `entries` of them, that tells of the commit of `commit`.
+    fn request(prev: u64, entries: u64, commit: u64) -> AppendEntriesRequest<TypeConfig> {
+        let id = |index| {
+            LogId::new(
+                LeaderId {
+                    term: 1,
+                    node_id: 1,
+                },
+                index,
+            )
+        };
+        AppendEntriesRequest {
+            vote: Vote {
+                leader_id: LeaderId {
+                    term: 1,
+                    node_id: 1,
+                },
+                committed: true,
+            },
+            prev_log_id: Some(id(prev)),
+            entries: (1..=entries)
+                .map(|after| Entry::new_blank(id(prev + after)))
+                .collect(),
+            leader_commit: Some(id(commit)),
+        }
+    }
+
+    fn committed(request: &AppendEntriesRequest<TypeConfig>) -> (usize, u64) {
+        let commit = request.leader_commit.map_or(0, |commit| commit.index);
+        (request.entries.len(), commit)
+    }
+
+    #[tokio::test]
+    async fn word_of_a_commit_goes_with_the_entries_that_follow_it_closely() {
+        let (input, requests) = mpsc::unbounded();
+        let mut sent = Box::pin(carrying_commits(requests));
+        for request in [
+            request(1, 1, 0),
+            request(2, 0, 1),
+            request(2, 0, 2),
+            request(2, 2, 2),
+        ] {
+            input.unbounded_send(request).expect("open");
+        }
+        assert_eq!(sent.next().await.as_ref().map(committed), Some((1, 0)));
+        assert_eq!(sent.next().await.as_ref().map(committed), Some((2, 2)));
+    }
+
+    #[tokio::test]
+    async fn word_of_a_commit_goes_alone_when_nothing_follows() {
+        let (input, requests) = mpsc::unbounded();
+        let mut sent = Box::pin(carrying_commits(requests));
+        input.unbounded_send(request(2, 0, 1)).expect("open");
+        assert_eq!(sent.next().await.as_ref().map(committed), Some((0, 1)));
+        input.unbounded_send(request(2, 1, 2)).expect("open");
+        assert_eq!(sent.next().await.as_ref().map(committed), Some((1, 2)));
+        input.unbounded_send(request(3, 0, 2)).expect("open");
+        drop(input);
+        assert_eq!(sent.next().await.as_ref().map(committed), Some((0, 2)));
+        assert!(sent.next().await.is_none());
     }
 }
