@@ -25,6 +25,9 @@ const ALIVE_WITHIN: Duration = Duration::from_mins(1);
 /// Pause between two looks at a node that starts or stops.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// The variable that a node's number of threads comes from.
+const THREADS: &str = "QIANG_RUNTIME__THREADS";
+
 /// Lines of a dead node's log that are shown.
 const LOG_LINES_SHOWN: usize = 20;
 
@@ -57,6 +60,8 @@ pub(super) struct Place {
     pub(super) peer: SocketAddr,
     pub(super) data_dir: PathBuf,
     pub(super) log: PathBuf,
+    /// Its share of the machine's cores.
+    threads: usize,
 }
 
 impl Place {
@@ -64,6 +69,7 @@ impl Place {
     pub(super) fn of(number: u16, nodes: u16, base_port: u16, home: &Home) -> Self {
         let port = base_port + number - 1;
         let id = u64::from(number);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Place {
             id,
             dc: if number <= nodes.div_ceil(2) {
@@ -75,6 +81,7 @@ impl Place {
             peer: SocketAddr::from((Ipv4Addr::LOCALHOST, port + PEER_PORT_OFFSET)),
             data_dir: home.data_dir(id),
             log: home.log(id),
+            threads: (cores / usize::from(nodes)).max(1),
         }
     }
 
@@ -115,6 +122,10 @@ impl Process {
             Begins::Alone => command.arg("--bootstrap"),
             Begins::With(peer) => command.args(["--join", &peer.to_string()]),
         };
+        // Nodes that each took all cores would only be in each other's way.
+        if std::env::var_os(THREADS).is_none() {
+            command.env(THREADS, place.threads.to_string());
+        }
         command
             .args(["--parent", &std::process::id().to_string()])
             .stdin(Stdio::null())
