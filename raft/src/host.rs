@@ -335,7 +335,8 @@ impl Seat {
     }
 
     fn act(&mut self) {
-        for effect in std::mem::take(&mut self.effects) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
             match effect {
                 Effect::Reply { to, result } => to.send(result),
                 Effect::Propose { tag, bytes } => {
@@ -373,6 +374,8 @@ impl Seat {
                 }),
             }
         }
+        // Empty again, and as large as a turn needs.
+        self.effects = effects;
     }
 
     /// A job that finds no room is dropped: the actor asks and tells again until it is acknowledged.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use crossbeam::queue::SegQueue;
 use qiang_engine::{Answer, Command, Refusal, Replica, Tag};
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -24,6 +25,9 @@ const LOG_EVENTS_MAX: usize = 1024;
 /// What a command came to.
 pub type Outcome = Result<Answer, Refusal>;
 
+/// One of each command that a caller hands over together, which is most often one: that takes no allocation.
+pub type Each<T> = SmallVec<[T; 1]>;
+
 /// The reply to one of the commands that a caller has handed over together.
 #[derive(Debug)]
 pub struct Reply(Option<(Arc<Gathering>, usize)>);
@@ -31,7 +35,7 @@ pub struct Reply(Option<(Arc<Gathering>, usize)>);
 /// The answers that one caller waits for, in the order of the commands.
 #[derive(Debug)]
 struct Gathering {
-    answers: Mutex<Vec<Option<Outcome>>>,
+    answers: Mutex<Each<Option<Outcome>>>,
     lacking: AtomicUsize,
     complete: Notify,
 }
@@ -64,7 +68,7 @@ impl Drop for Reply {
 impl Gathering {
     fn of(count: usize) -> Arc<Self> {
         Arc::new(Gathering {
-            answers: Mutex::new(vec![None; count]),
+            answers: Mutex::new(smallvec![None; count]),
             lacking: AtomicUsize::new(count),
             complete: Notify::new(),
         })
@@ -81,7 +85,7 @@ impl Gathering {
     }
 
     /// The answers that there are by `deadline`, and `outcome_unknown` for those that there are not.
-    async fn until(&self, deadline: Instant) -> Vec<Outcome> {
+    async fn until(&self, deadline: Instant) -> Each<Outcome> {
         // Whether all are there or the time is over, what is there is told.
         let _ = timeout_at(deadline, self.complete.notified()).await;
         let answers = std::mem::take(&mut *self.lock());
@@ -89,7 +93,7 @@ impl Gathering {
         answers.into_iter().map(or_unknown).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<Outcome>>> {
+    fn lock(&self) -> MutexGuard<'_, Each<Option<Outcome>>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,9 +143,9 @@ impl Mailbox {
 
     /// Hands commands over and waits for all their answers until `deadline`, in the order of the commands. What finds no
     /// room is `overloaded` at once, what is not answered in time has an unknown outcome.
-    pub async fn ask(&self, commands: &[&Command], deadline: Instant) -> Vec<Outcome> {
+    pub async fn ask(&self, commands: &[&Command], deadline: Instant) -> Each<Outcome> {
         if commands.is_empty() {
-            return Vec::new();
+            return Each::new();
         }
         let gathering = Gathering::of(commands.len());
         for (position, command) in commands.iter().enumerate() {

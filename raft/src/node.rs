@@ -26,6 +26,7 @@ use crate::groups::{Groups, META_GROUP, group_error};
 use crate::host::Surroundings;
 use crate::keeper::run_keeper;
 use crate::liveness::run_beats;
+use crate::mailbox::{Each, Outcome};
 use crate::meta::MetaState;
 use crate::options::{Begin, NodeOptions, Policy, PolicyCell, StartError, World};
 use crate::peer::{Credentials, Handler, Peers, Stream, Tls, serve, tell_dropped};
@@ -274,7 +275,7 @@ impl Node {
         shard: ShardId,
         commands: &[Command],
         deadline: Instant,
-    ) -> Vec<Result<Answer, Refusal>> {
+    ) -> Each<Outcome> {
         self.inner.router.ask(shard, commands, deadline).await
     }
 

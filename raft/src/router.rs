@@ -11,11 +11,12 @@ use openraft::RaftMetrics;
 use qiang_engine::routing::SHARDS;
 use qiang_engine::{Command, Refusal, ShardId, codec};
 use qiang_storage::GroupId;
+use smallvec::smallvec;
 use tokio::time::{Instant, sleep};
 
 use crate::early::Early;
 use crate::groups::{AnyRaft, Groups};
-use crate::mailbox::Outcome;
+use crate::mailbox::{Each, Outcome};
 use crate::peer::{CallError, Lane};
 use crate::rpc::{self, ForwardAnswer, Forwarded, Kind};
 use crate::types::TypeConfig;
@@ -27,7 +28,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(40);
 /// What asking one node came to.
 enum Tried {
     /// An answer to each command.
-    Answered(Vec<Outcome>),
+    Answered(Each<Outcome>),
     /// Nothing was done; somebody else may lead.
     NotDone {
         leader: Option<u64>,
@@ -38,17 +39,17 @@ enum Tried {
 /// Commands on their way, and what they came to so far.
 struct Journey<'a> {
     commands: &'a [Command],
-    outcomes: Vec<Option<Outcome>>,
+    outcomes: Each<Option<Outcome>>,
     /// Whether an attempt may have taken effect, by command.
-    unknown: Vec<bool>,
+    unknown: Each<bool>,
 }
 
 impl<'a> Journey<'a> {
     fn of(commands: &'a [Command]) -> Self {
         Journey {
             commands,
-            outcomes: vec![None; commands.len()],
-            unknown: vec![false; commands.len()],
+            outcomes: smallvec![None; commands.len()],
+            unknown: smallvec![false; commands.len()],
         }
     }
 
@@ -57,7 +58,7 @@ impl<'a> Journey<'a> {
     }
 
     /// Positions of commands without an outcome, ascending.
-    fn open(&self) -> Vec<usize> {
+    fn open(&self) -> Each<usize> {
         let positions = 0..self.commands.len();
         positions
             .filter(|position| self.outcomes[*position].is_none())
@@ -86,7 +87,7 @@ impl<'a> Journey<'a> {
     }
 
     /// The time is over: what is still open ends with what is known of it.
-    fn end(mut self) -> Vec<Outcome> {
+    fn end(mut self) -> Each<Outcome> {
         for position in self.open() {
             self.outcomes[position] = Some(Err(if self.may_have_happened(position) {
                 Refusal::OutcomeUnknown
@@ -116,7 +117,7 @@ impl Router {
         shard: ShardId,
         commands: &[Command],
         deadline: Instant,
-    ) -> Vec<Outcome> {
+    ) -> Each<Outcome> {
         let mut journey = Journey::of(commands);
         if shard.0 >= SHARDS {
             return journey.end();
@@ -148,7 +149,7 @@ impl Router {
         deadline: Instant,
     ) -> Option<u64> {
         let open = journey.open();
-        let commands: Vec<&Command> = open.iter().map(|at| &journey.commands[*at]).collect();
+        let commands: Each<&Command> = open.iter().map(|at| &journey.commands[*at]).collect();
         let tried = match leader {
             Some(leader) if leader == self.groups.node_id => {
                 Tried::Answered(self.ask_here(shard, &commands, deadline).await)
@@ -177,12 +178,12 @@ impl Router {
         shard: ShardId,
         commands: &[&Command],
         deadline: Instant,
-    ) -> Vec<Outcome> {
+    ) -> Each<Outcome> {
         let group = &self.groups.shards[usize::from(shard.0)];
         if let [Command::Grab(grab)] = commands
             && let Some(rejection) = self.early.refuse(group, grab)
         {
-            return vec![Err(Refusal::Rejected(rejection))];
+            return smallvec![Err(Refusal::Rejected(rejection))];
         }
         group.mailbox.ask(commands, deadline).await
     }
@@ -206,7 +207,7 @@ impl Router {
         if outcomes.iter().all(nothing_done) {
             return elsewhere(raft.look(|metrics| metrics.current_leader));
         }
-        ForwardAnswer::Decided(outcomes)
+        ForwardAnswer::Decided(outcomes.into_vec())
     }
 
     /// Who leads a shard, as far as this node knows; where it runs no replica, another that has one.
@@ -248,14 +249,14 @@ impl Router {
         &self,
         leader: u64,
         shard: ShardId,
-        commands: Vec<&Command>,
+        commands: Each<&Command>,
         deadline: Instant,
     ) -> Tried {
         let count = commands.len();
         let patience = deadline.saturating_duration_since(Instant::now());
         let forwarded = Forwarded {
             shard: shard.0,
-            commands,
+            commands: commands.into_vec(),
             patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
         };
         let payload = codec::encode(&forwarded).into();
@@ -265,7 +266,7 @@ impl Router {
             .call(leader, Lane::Forward, Kind::Forward as u8, payload);
         match rpc::answer::<ForwardAnswer>(call.within(patience).await) {
             Ok(ForwardAnswer::Decided(outcomes)) if outcomes.len() == count => {
-                Tried::Answered(outcomes)
+                Tried::Answered(outcomes.into())
             }
             Ok(ForwardAnswer::Decided(_)) => Tried::Unknown,
             Ok(ForwardAnswer::Elsewhere { leader }) => Tried::NotDone { leader },
