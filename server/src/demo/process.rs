@@ -61,7 +61,7 @@ pub(super) struct Place {
     pub(super) data_dir: PathBuf,
     pub(super) log: PathBuf,
     /// Its share of the machine's cores.
-    threads: usize,
+    pub(super) threads: usize,
 }
 
 impl Place {
