@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use openraft::Instant;
 use openraft::Raft;
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use qiang_engine::ShardId;
+use qiang_engine::actor::Actor;
 use qiang_engine::seen::Seen;
 use qiang_storage::GroupId;
 
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, Reply};
 use crate::options::Timing;
 use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
@@ -177,6 +178,34 @@ impl ShardGroup {
             Some(why) => stopped.take().or(Some(why)),
             None => None,
         };
+    }
+
+    /// Shows others how far the actor is; `term` is the term it decides in, 0 if it does not decide.
+    pub fn show(&self, actor: &Actor<Reply>, term: u64) {
+        let index = actor.applied_index();
+        let voids = &actor.replica().voids;
+        if self
+            .voids
+            .read()
+            .is_ok_and(|shown| shown.len() != voids.len())
+        {
+            voids.clone_into(&mut self.voids.write().unwrap_or_else(PoisonError::into_inner));
+        }
+        self.applied
+            .send_if_modified(|shown| std::mem::replace(shown, index) != index);
+        if actor.pending() == 0 {
+            self.show_digest(index, actor.replica().shard.digest());
+        }
+        let decides = actor.deciding() && !self.paused.load(Ordering::Acquire);
+        self.deciding.store(decides, Ordering::Relaxed);
+        self.stint_term.store(term, Ordering::Release);
+        let decided_at = actor.moment().now.0;
+        self.decided_at.store(decided_at, Ordering::Release);
+        self.pending.store(actor.pending(), Ordering::Relaxed);
+        self.orders.store(
+            actor.replica().shard.order_count() as u64,
+            Ordering::Relaxed,
+        );
     }
 
     /// Shows the digest of the state at `index`.

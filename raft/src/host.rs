@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
+use openraft::async_runtime::WatchReceiver;
 use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use qiang_engine::actor::{Actor, Effect, Fatal};
@@ -183,7 +183,9 @@ impl Seat {
         actor.take_effects(&mut self.effects);
         let acted = !self.effects.is_empty();
         // Readers of flows must not be behind an answer.
-        self.show(actor);
+        let term = self.leadership.filter(|_| actor.deciding());
+        let term = term.map_or(0, |leadership| leadership.leader_id.term);
+        self.group.show(actor, term);
         self.act();
         // With its window full an actor sleeps until the log speaks.
         let waits = awake && actor.ready() && !paused && !self.group.mailbox.idle();
@@ -416,43 +418,6 @@ impl Seat {
             Some(Ok(())) => {}
             Some(Err(_)) | None => refused(),
         }
-    }
-
-    /// Shows others how far the actor is.
-    fn show(&self, actor: &Actor<Reply>) {
-        let group = &self.group;
-        let index = actor.applied_index();
-        let voids = &actor.replica().voids;
-        if group
-            .voids
-            .read()
-            .is_ok_and(|shown| shown.len() != voids.len())
-        {
-            voids.clone_into(
-                &mut group
-                    .voids
-                    .write()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
-            );
-        }
-        group
-            .applied
-            .send_if_modified(|shown| std::mem::replace(shown, index) != index);
-        if actor.pending() == 0 {
-            group.show_digest(index, actor.replica().shard.digest());
-        }
-        let decides = actor.deciding() && !group.paused.load(Ordering::Acquire);
-        group.deciding.store(decides, Ordering::Relaxed);
-        let term = self.leadership.filter(|_| actor.deciding());
-        let term = term.map_or(0, |leadership| leadership.leader_id.term);
-        group.stint_term.store(term, Ordering::Release);
-        let decided_at = actor.moment().now.0;
-        group.decided_at.store(decided_at, Ordering::Release);
-        group.pending.store(actor.pending(), Ordering::Relaxed);
-        group.orders.store(
-            actor.replica().shard.order_count() as u64,
-            Ordering::Relaxed,
-        );
     }
 
     /// Stops the shard on this node, loudly. Its state in memory cannot be trusted; the log can.

@@ -13,6 +13,7 @@ mod early;
 pub mod flows;
 mod group;
 mod groups;
+mod hand_over;
 mod host;
 mod keeper;
 mod liveness;

@@ -21,8 +21,7 @@ use crate::board::Board;
 use crate::cluster::Cluster;
 use crate::early::Early;
 use crate::flows::{FlowError, FlowQuery, FlowReader};
-use crate::group::{GroupStatus, leads_caught_up, raft_status};
-use crate::groups::{Groups, META_GROUP, group_error};
+use crate::groups::{Groups, group_error};
 use crate::host::Surroundings;
 use crate::keeper::run_keeper;
 use crate::liveness::run_beats;
@@ -32,9 +31,10 @@ use crate::options::{Begin, NodeOptions, Policy, PolicyCell, StartError, World};
 use crate::peer::{Credentials, Handler, Peers, Stream, Tls, serve, tell_dropped};
 use crate::reconcile::run_reconciler;
 use crate::router::Router;
-use crate::rpc::{Introduction, Members, NodeReport};
 use crate::start::{open_store, raft_config, seat_actors, stop_actors};
 use crate::world::{Clock, blocking, spawn, watch};
+
+mod report;
 
 /// Jobs that may wait for the courier; more are asked for again later.
 const COURIER_JOBS_MAX: usize = 8192;
@@ -378,97 +378,6 @@ impl Node {
     fn flow_reader(&self, query: &FlowQuery) -> Result<&FlowReader, FlowError> {
         let reader = self.inner.flows.get(usize::from(query.shard.0));
         reader.ok_or(FlowError::Unavailable)
-    }
-
-    /// The state of every group on this node: the shards in order, then `meta`.
-    pub fn group_statuses(&self) -> Vec<GroupStatus> {
-        let groups = &self.inner.groups;
-        let lease = self.inner.options.timing.lease();
-        let mut statuses: Vec<GroupStatus> = groups
-            .shards
-            .iter()
-            .map(|group| group.status(lease))
-            .collect();
-        let mut meta = GroupStatus::unknown();
-        if let Some(raft) = groups.meta() {
-            meta = raft_status(&raft, lease);
-            meta.deciding = leads_caught_up(&raft);
-            meta.quiescent = groups
-                .quiescence(META_GROUP)
-                .is_some_and(|it| it.is_quiescent());
-        }
-        "meta".clone_into(&mut meta.group);
-        statuses.push(meta);
-        let patience = Duration::from_millis(2 * self.inner.options.timing.election_ms_max());
-        for (status, group) in statuses.iter_mut().zip(Groups::all()) {
-            // A follower does not forget a leader that is gone.
-            let follows = groups.heard(group).is_some_and(|heard| heard < patience);
-            status.has_quorum &= status.leads || follows;
-            if status.quiescent && status.leads {
-                status.has_quorum = self.are_most_alive(&status.voters);
-            }
-        }
-        statuses
-    }
-
-    /// Whether a majority of these nodes, this one among them, is there.
-    fn are_most_alive(&self, voters: &[u64]) -> bool {
-        let liveness = &self.inner.groups.liveness;
-        let is_alive = |id: &&u64| **id == self.node_id() || liveness.boot(**id).is_some();
-        2 * voters.iter().filter(is_alive).count() > voters.len()
-    }
-
-    /// This node, as it tells others.
-    pub fn report(&self) -> NodeReport {
-        let store = &self.inner.groups.store;
-        let identity = store.identity();
-        NodeReport {
-            node_id: self.node_id(),
-            info: self.inner.options.info.clone(),
-            cluster_id: identity.cluster_id,
-            incarnation: identity.incarnation,
-            version: self.inner.options.version.clone(),
-            started_at: self.inner.started_at.0,
-            draining: self.is_draining(),
-            fault: store.fault(),
-            fenced: self.inner.groups.peers.credentials().fenced(),
-            groups: self.group_statuses(),
-        }
-    }
-
-    /// Who this node is, for those who do not know it.
-    pub(crate) fn introduction(&self) -> Introduction {
-        let held = self
-            .inner
-            .groups
-            .held()
-            .map_or(true, |held| !held.is_empty());
-        Introduction {
-            node_id: self.node_id(),
-            info: self.inner.options.info.clone(),
-            fresh: !held,
-        }
-    }
-
-    /// The members of a group, as this node knows them.
-    pub(crate) async fn members(&self, group: GroupId) -> Result<Members, String> {
-        // Whether it leads only a lease tells.
-        self.inner.groups.roused(group).await;
-        let raft = self
-            .inner
-            .groups
-            .raft(group)
-            .ok_or("the group does not run here")?;
-        let lease = self.inner.options.timing.lease();
-        Ok(raft.look(|metrics| Members {
-            leads: crate::group::has_lease(metrics, lease),
-            voters: metrics.membership_config.voter_ids().collect(),
-            learners: metrics
-                .membership_config
-                .membership()
-                .learner_ids()
-                .collect(),
-        }))
     }
 
     /// Begins to change a group, unless it is being changed already.

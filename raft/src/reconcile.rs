@@ -1,18 +1,17 @@
 //! Bringing about what the cluster's document says: each node, for the groups it leads, lets replicas join
-//! and leave and hands leaderships over; and for the groups it holds, gives up those that have left it.
+//! and leave and has leaderships handed over; and for the groups it holds, gives up those that have left it.
 //!
 //! Invariant: every step may be done twice or not at all; nobody waits for it. What is wanted is in the
 //! document, what is there is in the groups, and the difference grows smaller with every round.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use qiang_engine::codec;
 use qiang_storage::GroupId;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Cluster, ClusterChange};
 use crate::groups::{AnyRaft, Groups, META_GROUP, name};
@@ -31,15 +30,6 @@ const CAUGHT_UP_ENTRIES: u64 = 512;
 
 /// How long a new leader keeps what it has before it hands it over to whoever should have it.
 const LEADS_AT_LEAST: Duration = Duration::from_secs(2);
-
-/// How long a leader waits until all it has proposed is committed and the next leader has it.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// How long the next leader may take to take over.
-const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The pause between two looks while a leadership is handed over.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// How long a node is asked for its view of a group.
 const MEMBERS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -143,151 +133,6 @@ impl Node {
             self.retire_nodes(cluster).await;
             self.readdress(cluster).await;
         }
-    }
-
-    /// Hands a group over to whoever should lead it.
-    fn hand_over_as_planned(&self, group: GroupId, raft: &AnyRaft, planned: Option<u64>) {
-        let Some(planned) = planned else {
-            return;
-        };
-        if !self.is_well(raft, planned) || !self.begin_change(group) {
-            return;
-        }
-        let node = self.clone();
-        spawn(async move {
-            if let Err(error) = node.hand_over(group, planned).await {
-                tracing::debug!(
-                    group = name(group),
-                    to = planned,
-                    error,
-                    "a leadership was not handed over"
-                );
-            }
-            node.end_change(group);
-        });
-    }
-
-    /// Hands the leadership of a group to `to`: nothing new is decided, what is pending is committed, the
-    /// next leader has all of it and takes over. Commands wait meanwhile and follow it.
-    pub(crate) async fn hand_over(&self, group: GroupId, to: u64) -> Result<(), String> {
-        let raft = self
-            .groups()
-            .raft(group)
-            .ok_or("the group does not run here")?;
-        if !raft.is_leader() {
-            return Err("this node does not lead it".to_owned());
-        }
-        if to == self.node_id() {
-            return Ok(());
-        }
-        let votes = raft.look(|metrics| {
-            metrics
-                .membership_config
-                .voter_ids()
-                .any(|voter| voter == to)
-        });
-        if !votes {
-            return Err(format!("node {to} does not vote in it"));
-        }
-        self.groups().roused(group).await;
-        let shard = self.groups().shards.get(usize::from(group.0));
-        if let Some(shard) = shard {
-            shard.paused.store(true, Ordering::Release);
-            shard.deciding.store(false, Ordering::Release);
-        }
-        let handed = self.hand_over_quietly(group, &raft, to).await;
-        if let Some(shard) = shard {
-            shard.paused.store(false, Ordering::Release);
-            shard.mailbox.wake();
-        }
-        handed
-    }
-
-    async fn hand_over_quietly(
-        &self,
-        group: GroupId,
-        raft: &AnyRaft,
-        to: u64,
-    ) -> Result<(), String> {
-        let until = Instant::now() + HAND_OVER_TIMEOUT;
-        while !self.is_settled(group, raft, to) {
-            if Instant::now() >= until {
-                return Err(format!("node {to} does not have everything"));
-            }
-            sleep(LOOK_EVERY).await;
-        }
-        raft.transfer_leader(to)
-            .await
-            .map_err(|error| error.to_string())?;
-        let until = Instant::now() + TAKE_OVER_TIMEOUT;
-        while raft.is_leader() {
-            if Instant::now() >= until {
-                return Err(format!("node {to} has not taken over"));
-            }
-            sleep(LOOK_EVERY).await;
-        }
-        tracing::info!(group = name(group), to, "handed the leadership over");
-        Ok(())
-    }
-
-    /// Whether nothing is pending and the next leader has the whole log.
-    fn is_settled(&self, group: GroupId, raft: &AnyRaft, to: u64) -> bool {
-        let pending = self
-            .groups()
-            .shards
-            .get(usize::from(group.0))
-            .is_some_and(|shard| shard.pending.load(Ordering::Acquire) > 0);
-        let has_all = raft.look(|metrics| {
-            let matched = metrics
-                .replication
-                .as_ref()
-                .and_then(|progress| *progress.get(&to)?);
-            matched.map(|matched| matched.index) == metrics.last_log_index
-        });
-        !pending && has_all
-    }
-
-    /// Hands every leadership to others; for a node that is about to stop.
-    pub async fn hand_over_all(&self) {
-        let led = Groups::all().filter_map(|group| {
-            let raft = self.groups().raft(group).filter(AnyRaft::is_leader)?;
-            let voters =
-                raft.look(|metrics| metrics.membership_config.voter_ids().collect::<Vec<u64>>());
-            let cluster = self.cluster();
-            let can_lead = |id: &u64| {
-                let member = cluster.nodes.get(id);
-                member.is_some_and(|member| {
-                    member.duty == Duty::Serves && member.info.dc != WITNESS_DC
-                })
-            };
-            let own_dc = &self.groups().info.dc;
-            let mut candidates: Vec<u64> = voters
-                .into_iter()
-                .filter(|id| *id != self.node_id() && can_lead(id) && self.is_well(&raft, *id))
-                .collect();
-            candidates.sort_by_key(|id| {
-                (
-                    cluster.nodes[id].info.dc != *own_dc,
-                    (u64::from(group.0) + id) % 7,
-                    *id,
-                )
-            });
-            Some((group, candidates))
-        });
-        let all = led.map(|(group, candidates)| async move {
-            for to in candidates {
-                match self.hand_over(group, to).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::warn!(
-                        group = name(group),
-                        to,
-                        error,
-                        "a leadership was not handed over"
-                    ),
-                }
-            }
-        });
-        futures::future::join_all(all).await;
     }
 
     /// Gives up groups that placement has moved elsewhere, once the group itself says that this node is
@@ -419,7 +264,7 @@ impl Node {
     }
 
     /// Whether a node is alive and not far behind.
-    fn is_well(&self, raft: &AnyRaft, node: u64) -> bool {
+    pub(crate) fn is_well(&self, raft: &AnyRaft, node: u64) -> bool {
         self.groups().liveness.boot(node).is_some() && raft.look(|metrics| caught_up(metrics, node))
     }
 

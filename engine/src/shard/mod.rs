@@ -13,6 +13,7 @@ mod apply;
 mod attempts;
 mod decide;
 mod decide_cart;
+mod decide_order;
 mod decide_promotion;
 mod digest;
 mod due;
