@@ -36,8 +36,8 @@ use crate::world::blocking;
 /// Appends on their way to one follower of one group. openraft's receiving side holds as many.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
 
-/// How long word of a commit waits for entries that it can go with. Where entries follow one another closely they take half
-/// the messages by that; a follower answers nobody by what it has heard of commits, so it may hear of them a little later.
+/// How long word of a commit waits for entries that it can go with: where entries follow one another closely they take half the
+/// messages by that. What a follower shows, which is only what may be stale, is older by so much at most.
 const COMMIT_WAIT: Duration = Duration::from_millis(5);
 
 /// How long an append may take: more than a slow sync, and as long as a silent connection is kept.

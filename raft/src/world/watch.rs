@@ -1,6 +1,6 @@
 //! A value that others watch: its last state, and a word to whoever waits for the next.
 //!
-//! openraft shows its state through a dozen of these after every step, mostly to nobody. tokio's own spreads waiters over
+//! openraft shows its state through several of these after every step, mostly to nobody who waits. tokio's own spreads waiters over
 //! several lists, each with its lock, and wakes them in random order; here there is one list, first come, first woken, which is
 //! cheaper and makes two runs of a simulation equal.
 //!
