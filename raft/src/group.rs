@@ -12,6 +12,7 @@ use qiang_engine::actor::Actor;
 use qiang_engine::seen::Seen;
 use qiang_storage::GroupId;
 
+use crate::contacts::Contacts;
 use crate::mailbox::{Mailbox, Reply};
 use crate::options::Timing;
 use crate::quiesce::Quiescence;
@@ -26,6 +27,7 @@ pub struct ShardGroup {
     pub shard: ShardId,
     pub mailbox: Mailbox,
     pub quiescence: Arc<Quiescence>,
+    pub contacts: Arc<Contacts>,
     /// Present while the group runs on this node.
     raft: RwLock<Option<ShardRaft>>,
     /// Set while the leadership is being handed over: commands wait, nothing new is decided.
@@ -107,6 +109,7 @@ impl ShardGroup {
             shard,
             mailbox,
             quiescence,
+            contacts: Arc::default(),
             raft: RwLock::default(),
             paused: AtomicBool::new(false),
             applied: watch::Sender::new(0),
@@ -140,7 +143,13 @@ impl ShardGroup {
     /// Whether a quorum vouches for the leadership that the actor decides by, which is not being handed over.
     pub fn decides_under_lease(&self, lease: Duration) -> bool {
         let term = self.stint_term.load(Ordering::Acquire);
-        if term == 0 || self.paused.load(Ordering::Acquire) {
+        term != 0 && self.is_vouched_for(term, lease)
+    }
+
+    /// Whether a quorum vouches for this node's leadership of `term`, which is not being handed over.
+    pub fn is_vouched_for(&self, term: u64, lease: Duration) -> bool {
+        // A hand-over passes over the lease, and stands still before.
+        if self.paused.load(Ordering::Acquire) {
             return false;
         }
         let Some(raft) = self.raft() else {
@@ -148,7 +157,10 @@ impl ShardGroup {
         };
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
-        metrics.current_term == term && has_lease(&metrics, lease)
+        let voters = metrics.membership_config.membership().get_joint_config();
+        metrics.current_term == term
+            && has_lease(&metrics, lease)
+            && self.contacts.vouch(metrics.id, voters, lease)
     }
 
     /// Notes that somebody was refused without asking the actor.

@@ -354,6 +354,7 @@ impl Groups {
         let network = Network {
             group: id,
             peers: self.peers.clone(),
+            contacts: shard.contacts.clone(),
         };
         let raft = Raft::new(
             self.node_id,
@@ -377,6 +378,8 @@ impl Groups {
         let network = Network {
             group: META_GROUP,
             peers: self.peers.clone(),
+            // Its leader answers nothing by a lease alone.
+            contacts: Arc::default(),
         };
         let raft = Raft::new(
             self.node_id,

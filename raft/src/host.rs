@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::board::Board;
-use crate::group::{ShardGroup, has_lease, raft_status};
+use crate::group::{ShardGroup, raft_status};
 use crate::mailbox::{LogEvent, Reply};
 use crate::node::CourierJob;
 use crate::options::PolicyCell;
@@ -289,15 +289,10 @@ impl Seat {
     /// Whether a quorum vouches for the leadership that the present stint began with: in a later one of this node
     /// others may have led in between, and what they committed may not have come here yet.
     fn has_lease(&self) -> bool {
-        let (Some(raft), Some(leadership)) = (self.group.raft(), self.leadership) else {
-            return false;
-        };
-        let metrics = raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let leads = metrics.current_term == leadership.leader_id.term;
-        // A hand-over passes over the lease, and stands still before.
-        let paused = self.group.paused.load(Ordering::Acquire);
-        leads && !paused && has_lease(&metrics, self.around.lease)
+        self.leadership.is_some_and(|leadership| {
+            let term = leadership.leader_id.term;
+            self.group.is_vouched_for(term, self.around.lease)
+        })
     }
 
     async fn end_round(&mut self) {

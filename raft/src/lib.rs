@@ -9,6 +9,7 @@ mod answers;
 pub mod backup;
 pub mod board;
 pub mod cluster;
+mod contacts;
 mod early;
 pub mod flows;
 mod group;

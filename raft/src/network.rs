@@ -27,6 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
+use crate::contacts::Contacts;
 use crate::peer::{Call, CallError, Lane, Peers};
 use crate::rpc::{self, Kind, Scoped};
 use crate::snapshot::SnapshotFile;
@@ -61,12 +62,14 @@ const SNAPSHOT_INSTALL_TIMEOUT: Duration = Duration::from_mins(2);
 pub struct Network {
     pub group: GroupId,
     pub peers: Peers,
+    pub contacts: Arc<Contacts>,
 }
 
 /// One group's connection to one peer, on one lane.
 pub struct Connection {
     group: GroupId,
     peers: Peers,
+    contacts: Arc<Contacts>,
     target: u64,
     lane: Lane,
 }
@@ -77,6 +80,7 @@ impl Network {
         Connection {
             group: self.group,
             peers: self.peers.clone(),
+            contacts: self.contacts.clone(),
             target,
             lane,
         }
@@ -140,16 +144,43 @@ impl Connection {
         answer(self.call(self.lane, kind, what).within(patience).await)
     }
 
-    fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> Call {
-        self.call(self.lane, Kind::Append, &rpc::Append::of(request))
+    fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> SentAppend {
+        SentAppend {
+            at: Instant::now(),
+            to: self.target,
+            contacts: self.contacts.clone(),
+            call: self.call(self.lane, Kind::Append, &rpc::Append::of(request)),
+        }
     }
 }
 
-/// One append on its way, and the answer openraft wants for it.
+/// An append on its way.
+struct SentAppend {
+    at: Instant,
+    to: u64,
+    contacts: Arc<Contacts>,
+    call: Call,
+}
+
+impl SentAppend {
+    /// Its answer. Whoever gives one that names no higher vote took this node for the leader when the append had come.
+    async fn answer(
+        self,
+        patience: Duration,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let response = answer(self.call.within(patience).await)?;
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.contacts.answered(self.to, self.at);
+        }
+        Ok(response)
+    }
+}
+
+/// One of a stream of appends, and the answer openraft wants for it.
 struct Appending {
     prev: Option<crate::types::LogId>,
     last: Option<crate::types::LogId>,
-    call: Call,
+    sent: SentAppend,
 }
 
 impl Appending {
@@ -157,7 +188,7 @@ impl Appending {
         self,
         patience: Duration,
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
-        let response: AppendEntriesResponse<TypeConfig> = answer(self.call.within(patience).await)?;
+        let response = self.sent.answer(patience).await?;
         Ok(match response {
             // What is in conflict with nothing before it says only that nothing matched.
             AppendEntriesResponse::Conflict if self.prev.is_none() => {
@@ -196,7 +227,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        answer(self.append(&request).within(option.soft_ttl()).await)
+        self.append(&request).answer(option.soft_ttl()).await
     }
 
     fn stream_append<'s, S>(
@@ -240,7 +271,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                         let appending = Appending {
                             prev: request.prev_log_id,
                             last: request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id),
-                            call: connection.append(&request),
+                            sent: connection.append(&request),
                         };
                         under_way.push_back(appending.end(patience));
                     }
