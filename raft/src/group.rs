@@ -160,7 +160,9 @@ impl ShardGroup {
         let voters = metrics.membership_config.membership().get_joint_config();
         metrics.current_term == term
             && has_lease(&metrics, lease)
-            && self.contacts.vouch(metrics.id, voters, lease)
+            && self
+                .contacts
+                .vouch(metrics.id, voters, tokio::time::Instant::now(), lease)
     }
 
     /// Notes that somebody was refused without asking the actor.
