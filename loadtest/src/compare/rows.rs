@@ -325,22 +325,41 @@ fn costs() -> Vec<Row> {
                 most: |_| 150.0,
             }],
         },
-        Row {
-            name: "written",
-            title: "Written to the disk for each grab, over 64 connections, 16 pipelined",
-            method: Method::Written,
-            cases: vec![
-                pipelined("qiang, one node", Contender::One, Name::Spread),
-                pipelined("Redis q_min.lua, always", ALWAYS_FEWEST, Name::Spread),
-            ],
-            goals: vec![Goal::Most {
-                of: 0,
-                what: "bytes a grab (at most 1.5 × its record + 32)",
-                figure: |figures| figures.value,
-                most: |figures| 1.5 * figures.record_bytes + 32.0,
-            }],
-        },
+        written(
+            "written-64",
+            "Written to the disk for each grab, over 64 connections, 16 pipelined",
+            64,
+            16,
+        ),
+        written(
+            "written-1024",
+            "Written to the disk for each grab, over 1,024 connections, one per request",
+            1_024,
+            1,
+        ),
     ]
+}
+
+fn written(name: &'static str, title: &'static str, connections: usize, pipeline: usize) -> Row {
+    let with = |label, contender| Case {
+        pipeline,
+        ..case(label, contender, Name::Spread, connections)
+    };
+    Row {
+        name,
+        title,
+        method: Method::Written,
+        cases: vec![
+            with("qiang, one node", Contender::One),
+            with("Redis q_min.lua, always", ALWAYS_FEWEST),
+        ],
+        goals: vec![Goal::Most {
+            of: 0,
+            what: "bytes a grab (at most 1.5 × its record + 32)",
+            figure: |figures| figures.value,
+            most: |figures| 1.5 * figures.record_bytes + 32.0,
+        }],
+    }
 }
 
 #[cfg(test)]
