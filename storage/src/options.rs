@@ -32,7 +32,7 @@ impl Default for Options {
             memtable_bytes: 32 * MIB,
             recycled_wals: 4,
             wal_warm_bytes: 32 * MIB,
-            tail_bytes_per_group: 8 * MIB,
+            tail_bytes_per_group: 2 * MIB,
             queue_operations_max: 4096,
             batch_bytes_max: 4 * MIB,
             block_cache_bytes: 32 * MIB,

@@ -449,11 +449,13 @@ impl Node {
         self.home.path().join(name)
     }
 
-    /// Resident memory in KiB, from `/proc`; `None` where there is no such file.
-    pub fn resident_kib(&self) -> Option<u64> {
+    /// Whether the system may back its memory with huge pages, from `/proc`; `None` where that is not told.
+    pub fn may_have_huge_pages(&self) -> Option<bool> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-        line.split_whitespace().nth(1)?.parse().ok()
+        let told = status
+            .lines()
+            .find_map(|line| line.strip_prefix("THP_enabled:"))?;
+        Some(told.trim() != "0")
     }
 
     /// Opens a file below the data directory for reading and writing, to damage it.

@@ -14,6 +14,12 @@ fn a_serving_node_is_alive_and_ready() {
 }
 
 #[test]
+fn a_node_has_no_huge_pages_of_which_it_uses_little() {
+    let node = Node::start();
+    assert_ne!(node.may_have_huge_pages(), Some(true));
+}
+
+#[test]
 fn a_node_that_says_it_is_ready_takes_the_first_write_of_every_shard() {
     let promotions: Vec<String> = (0..SHARDS).map(|shard| id_on_shard("P", shard)).collect();
     // Several nodes start at a time: what comes up in an unlucky order does so on a busy machine.

@@ -72,6 +72,7 @@ pub(crate) fn run(args: &ServeArgs, out: &mut Output) -> Result<(), Failure> {
     }
     let config = effective.config;
     start_log(&config);
+    keep_pages_small();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads())
         .thread_name("http")
@@ -155,6 +156,19 @@ fn start_log(config: &NodeConfig) {
 fn no_colour() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
+
+/// Has the system back this process with pages of 4 KiB only: the allocator asks for huge ones, and whole megabytes are then
+/// resident of which little is used. Before there are other threads, so that it holds for all of them.
+#[cfg(target_os = "linux")]
+fn keep_pages_small() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay allowed; more memory is used");
+    }
+}
+
+/// Elsewhere the allocator is left to itself.
+#[cfg(not(target_os = "linux"))]
+fn keep_pages_small() {}
 
 /// Has the system stop this process as soon as `parent` is gone, however it goes.
 #[cfg(target_os = "linux")]
