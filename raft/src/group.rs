@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use openraft::Instant;
-use openraft::Raft;
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
+use openraft::{Instant, Raft, RaftMetrics};
 use qiang_engine::ShardId;
 use qiang_engine::actor::Actor;
 use qiang_engine::seen::Seen;
@@ -281,6 +280,13 @@ impl GroupStatus {
     }
 }
 
+/// The voters and the learners of a group, each ascending.
+pub fn members(metrics: &RaftMetrics<TypeConfig>) -> (Vec<u64>, Vec<u64>) {
+    let config = &metrics.membership_config;
+    let learners = config.membership().learner_ids();
+    (config.voter_ids().collect(), learners.collect())
+}
+
 /// What a Raft instance says of itself.
 pub fn raft_status<SM>(raft: &Raft<TypeConfig, SM>, lease: Duration) -> GroupStatus
 where
@@ -289,14 +295,11 @@ where
     let receiver = raft.metrics();
     let metrics = receiver.borrow_watched();
     let leads = metrics.current_leader == Some(metrics.id);
+    let (voters, learners) = members(&metrics);
     GroupStatus {
         hosted: true,
-        voters: metrics.membership_config.voter_ids().collect(),
-        learners: metrics
-            .membership_config
-            .membership()
-            .learner_ids()
-            .collect(),
+        voters,
+        learners,
         leads: metrics.state.is_leader(),
         leader: metrics.current_leader,
         term: metrics.current_term,
@@ -330,7 +333,7 @@ where
 
 /// Whether a leader is sure that nobody else leads: it is the only voter, or a quorum answered it
 /// within the lease.
-pub fn has_lease(metrics: &openraft::RaftMetrics<TypeConfig>, lease: Duration) -> bool {
+pub fn has_lease(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
     if metrics.current_leader != Some(metrics.id) || !metrics.state.is_leader() {
         return false;
     }

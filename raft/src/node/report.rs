@@ -5,7 +5,7 @@ use std::time::Duration;
 use qiang_storage::GroupId;
 
 use super::Node;
-use crate::group::{GroupStatus, has_lease, leads_caught_up, raft_status};
+use crate::group::{GroupStatus, has_lease, leads_caught_up, members, raft_status};
 use crate::groups::{Groups, META_GROUP};
 use crate::rpc::{Introduction, Members, NodeReport};
 
@@ -90,14 +90,13 @@ impl Node {
             .raft(group)
             .ok_or("the group does not run here")?;
         let lease = self.inner.options.timing.lease();
-        Ok(raft.look(|metrics| Members {
-            leads: has_lease(metrics, lease),
-            voters: metrics.membership_config.voter_ids().collect(),
-            learners: metrics
-                .membership_config
-                .membership()
-                .learner_ids()
-                .collect(),
+        Ok(raft.look(|metrics| {
+            let (voters, learners) = members(metrics);
+            Members {
+                leads: has_lease(metrics, lease),
+                voters,
+                learners,
+            }
         }))
     }
 }
