@@ -73,15 +73,15 @@ impl ServeError {
 }
 
 /// Runs a node until SIGTERM or SIGINT. `begin` says what an empty data directory becomes.
-pub async fn run(config: NodeConfig, begin: Begin) -> Result<(), ServeError> {
-    let address = config.http.listen;
-    if !address.ip().is_loopback() {
+pub async fn run(mut config: NodeConfig, begin: Begin) -> Result<(), ServeError> {
+    if !config.http.listen.ip().is_loopback() {
+        let address = config.http.listen;
         return Err(ServeError::NotLoopback { address });
     }
     // The signals are caught before anything is started that they would have to stop.
     let told_to_stop = stop_signal()?;
-    let listener = listen(address).await?;
-    let peers = listen(config.peer.listen).await?;
+    let listener = listen(&mut config.http.listen).await?;
+    let peers = listen(&mut config.peer.listen).await?;
     let tls = config.peer_tls().as_ref().map(Tls::load).transpose()?;
     let node = Node::start(
         node_options(&config, begin),
@@ -98,7 +98,7 @@ pub async fn run(config: NodeConfig, begin: Begin) -> Result<(), ServeError> {
         tokio::spawn(run_courier(service.clone(), jobs));
     }
     tracing::info!(
-        node = config.node.id, dc = config.node.dc, http = %address, peer = %config.peer.listen, data_dir = %config.node.data_dir.display(),
+        node = config.node.id, dc = config.node.dc, http = %config.http.listen, peer = %config.peer.listen, data_dir = %config.node.data_dir.display(),
         cluster = node.store().identity().cluster_id, "serving; no tokens are configured, so only this machine is served"
     );
     let draining = node.clone();
@@ -123,9 +123,16 @@ pub async fn run(config: NodeConfig, begin: Begin) -> Result<(), ServeError> {
     })
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|source| ServeError::Listen { address, source })
+/// Listens at `address`, which then has the port that the system chose for port 0.
+async fn listen(address: &mut SocketAddr) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(*address).await;
+    let bound = bound.and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (chosen, listener) = bound.map_err(|source| ServeError::Listen {
+        address: *address,
+        source,
+    })?;
+    *address = chosen;
+    Ok(listener)
 }
 
 fn node_options(config: &NodeConfig, begin: Begin) -> NodeOptions {
@@ -165,4 +172,17 @@ fn stop_signal() -> Result<impl Future<Output = ()>, ServeError> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_the_system_chose_is_the_one_that_is_told() {
+        let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = listen(&mut address).await.unwrap();
+        assert_ne!(address.port(), 0);
+        assert_eq!(listener.local_addr().unwrap(), address);
+    }
 }
