@@ -12,7 +12,7 @@ pub struct Options {
     /// Bytes written ahead into each of the first two write-ahead files at open, so that the very first grabs already overwrite
     /// instead of growing a file. Best equal to `memtable_bytes`; 0 leaves the files cold (tests, tools).
     pub wal_warm_bytes: usize,
-    /// Bytes of newest entries kept in memory per group, so that replication and apply read no disk. Entries not yet durable
+    /// Bytes of memory for the newest entries of each group, so that replication and apply read no disk. Entries not yet durable
     /// are kept besides, however many.
     pub tail_bytes_per_group: usize,
     /// Operations that may wait for the writer thread. A full queue blocks the caller: that is the back pressure.

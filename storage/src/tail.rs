@@ -9,6 +9,14 @@ use bytes::Bytes;
 /// The values of one append, shared with the writer until they are durable: sharing the whole avoids a reference count per entry.
 pub(crate) type Values = Arc<Vec<Bytes>>;
 
+/// What holding an entry takes beside its value, in bytes, roughly: a chunk, a vector, a count of references. Most entries are smaller.
+const ENTRY_BYTES: usize = 160;
+
+/// The memory that values take.
+fn bytes_of(values: &[Bytes]) -> usize {
+    values.iter().map(|value| value.len() + ENTRY_BYTES).sum()
+}
+
 struct Chunk {
     first: u64,
     /// How many of `values` are still part of the log: a truncation may have cut the rest.
@@ -57,7 +65,7 @@ impl Tail {
             self.chunks.is_empty() || first == self.end,
             "appends are consecutive"
         );
-        let bytes = values.iter().map(Bytes::len).sum();
+        let bytes = bytes_of(&values);
         let len = values.len() as u64;
         self.end = first + len;
         self.bytes += bytes;
@@ -86,7 +94,7 @@ impl Tail {
         }
         if let Some(newest) = self.chunks.back_mut().filter(|newest| newest.end() > end) {
             newest.len = end - newest.first;
-            let bytes = newest.values().iter().map(Bytes::len).sum();
+            let bytes = bytes_of(newest.values());
             self.bytes = self.bytes - newest.bytes + bytes;
             newest.bytes = bytes;
         }
@@ -124,6 +132,9 @@ impl Tail {
 mod tests {
     use super::*;
 
+    /// What one of the entries below takes.
+    const EACH: usize = 10 + ENTRY_BYTES;
+
     fn values(range: std::ops::Range<u64>) -> Values {
         Arc::new(
             range
@@ -141,27 +152,27 @@ mod tests {
 
     #[test]
     fn entries_not_durable_are_kept_beyond_the_limit() {
-        let mut tail = Tail::new(5, 100);
+        let mut tail = Tail::new(5, 10 * EACH);
         tail.push(5, values(5..25), 5);
         tail.push(25, values(25..45), 5);
-        assert_eq!((tail.start(), tail.bytes), (5, 400));
+        assert_eq!((tail.start(), tail.bytes), (5, 40 * EACH));
         tail.push(45, values(45..50), 30);
         assert_eq!(
             (tail.start(), tail.bytes),
-            (25, 250),
+            (25, 25 * EACH),
             "only the chunk that is wholly durable goes"
         );
         tail.push(50, values(50..51), 50);
-        assert_eq!((tail.start(), tail.bytes), (45, 60));
+        assert_eq!((tail.start(), tail.bytes), (45, 6 * EACH));
     }
 
     #[test]
     fn a_truncation_cuts_inside_a_chunk() {
-        let mut tail = Tail::new(0, 1000);
+        let mut tail = Tail::new(0, 100 * EACH);
         tail.push(0, values(0..10), 0);
         tail.push(10, values(10..20), 0);
         tail.truncate(7);
-        assert_eq!((tail.start(), tail.end, tail.bytes), (0, 7, 70));
+        assert_eq!((tail.start(), tail.end, tail.bytes), (0, 7, 7 * EACH));
         tail.push(7, values(7..9), 0);
         assert_eq!(indexes(&tail.read(3, 100, usize::MAX)), [3, 4, 5, 6, 7, 8]);
         tail.truncate(0);
@@ -170,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_read_is_bounded_by_bytes_but_gives_at_least_one() {
-        let mut tail = Tail::new(0, 1000);
+        let mut tail = Tail::new(0, 100 * EACH);
         tail.push(0, values(0..4), 0);
         tail.push(4, values(4..8), 0);
         assert_eq!(indexes(&tail.read(2, 8, 1)), [2]);
@@ -180,7 +191,7 @@ mod tests {
 
     #[test]
     fn entries_before_a_skip_are_held_until_they_are_durable() {
-        let mut tail = Tail::new(0, 15);
+        let mut tail = Tail::new(0, 3 * EACH / 2);
         tail.push(0, values(0..3), 0);
         tail.truncate(2);
         tail.skip_to(100);
