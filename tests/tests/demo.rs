@@ -263,6 +263,14 @@ fn a_demo_is_a_cluster_with_promotions_to_grab_and_gone_at_ctrl_c() {
         (1..=4).all(|id| !is_gone(demo.pid(id))),
         "processes of their own"
     );
+    // Nodes that each took all cores would be in each other's way.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let share = format!("QIANG_RUNTIME__THREADS={}\0", (cores / 4).max(1));
+    for id in 1..=4 {
+        let pid = demo.pid(id).as_raw_nonzero();
+        let environment = read(Path::new(&format!("/proc/{pid}/environ")));
+        assert!(environment.contains(&share), "node {id}: {environment:?}");
+    }
     // Half the shards are led by each node of data centre a, whomever one asks.
     for asked in [1, 4] {
         assert_eq!(demo.leads(asked), [(1, 8), (2, 8), (3, 0), (4, 0)]);
