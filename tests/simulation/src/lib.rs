@@ -10,6 +10,7 @@
 //! Invariant: the same seed gives the same trace.
 
 mod buyers;
+mod held_up;
 mod judge;
 mod machine;
 mod net;
@@ -43,19 +44,33 @@ impl Default for Shape {
 /// # Errors
 /// What was violated, with the trace that led to it.
 pub fn run(seed: u64, shape: Shape) -> Result<Trace, Trace> {
+    let trace = simulated(seed, story::play(seed, shape));
+    if trace.violation().is_some() {
+        Err(trace)
+    } else {
+        Ok(trace)
+    }
+}
+
+/// Runs the schedule of [`held_up`]: whether its leader was tempted, which a schedule that proves anything does.
+///
+/// # Errors
+/// What was violated.
+pub fn run_held_up(seed: u64) -> Result<bool, String> {
+    simulated(seed, held_up::play(seed))
+}
+
+/// What comes of a story that is told in one thread, under simulated time.
+fn simulated<T>(seed: u64, story: impl Future<Output = T>) -> T {
     qiang_raft::world::seed_this_thread(Some(seed));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime of one thread");
-    let trace = runtime.block_on(story::play(seed, shape));
+    let outcome = runtime.block_on(story);
     // What still runs ends here, before the thread is given back its own randomness.
     drop(runtime);
     qiang_raft::world::seed_this_thread(None);
-    if trace.violation().is_some() {
-        Err(trace)
-    } else {
-        Ok(trace)
-    }
+    outcome
 }

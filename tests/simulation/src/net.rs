@@ -68,6 +68,8 @@ struct State {
     quality: Quality,
     /// Directions in which nothing arrives.
     cuts: BTreeSet<(u64, u64)>,
+    /// Directions in which everything comes so much later.
+    held_up: BTreeMap<(u64, u64), Duration>,
     listening: BTreeMap<u64, (Life, Node)>,
 }
 
@@ -76,6 +78,7 @@ impl Net {
         Net(Arc::new(Mutex::new(State {
             quality: Quality::GOOD,
             cuts: BTreeSet::new(),
+            held_up: BTreeMap::new(),
             listening: BTreeMap::new(),
         })))
     }
@@ -100,6 +103,16 @@ impl Net {
     /// Nothing more arrives at `to` from `from`.
     pub fn cut(&self, from: u64, to: u64) {
         self.lock().cuts.insert((from, to));
+    }
+
+    /// From now on everything arrives at `to` from `from` so much later.
+    pub fn hold_up(&self, from: u64, to: u64, by: Duration) {
+        self.lock().held_up.insert((from, to), by);
+    }
+
+    fn held_up(&self, from: u64, to: u64) -> Duration {
+        let state = self.lock();
+        state.held_up.get(&(from, to)).copied().unwrap_or_default()
     }
 
     /// Every link works again; whether any did not.
@@ -181,7 +194,7 @@ async fn carry<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static>
         }
         let copies = if chance(quality.doubled_ppm) { 2 } else { 1 };
         for _ in 0..copies {
-            let mut at = Instant::now() + quality.delay();
+            let mut at = Instant::now() + quality.delay() + net.held_up(from, to);
             if !chance(quality.reordered_ppm) {
                 at = at.max(last);
                 last = at;

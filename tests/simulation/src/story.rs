@@ -78,6 +78,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stage {
+    /// Machines that do not run yet, with files below `home`.
+    pub fn new(trace: Trace, home: &std::path::Path) -> Arc<Self> {
+        let machine = |(id, dc): (u64, &'static str)| (id, Machine::new(id, dc, home));
+        Arc::new(Stage {
+            net: Net::new(),
+            trace,
+            offers: offers(),
+            machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
+            book: Mutex::default(),
+            latest: Mutex::default(),
+            quiet: AtomicBool::new(false),
+        })
+    }
+
+    /// Ends all processes.
+    pub fn strike(&self) {
+        for (_, machine) in lock(&self.machines).iter_mut() {
+            machine.crash(&self.net);
+        }
+    }
+
     /// Whether buyers should end.
     pub fn is_quiet(&self) -> bool {
         self.quiet.load(Ordering::Relaxed)
@@ -141,38 +162,31 @@ impl Stage {
         }
     }
 
-    fn process(&self, id: u64) -> Option<Process> {
+    /// What runs on a machine.
+    pub fn process(&self, id: u64) -> Option<Process> {
         lock(&self.machines).get(&id)?.process().cloned()
     }
 }
 
 /// Plays one seed to its end.
 pub async fn play(seed: u64, shape: Shape) -> Trace {
-    let trace = Trace::new(seed);
-    let home = tempfile::Builder::new()
-        .prefix("qiang-simulation-")
-        .tempdir_in(memory())
-        .expect("a directory");
-    let machine = |(id, dc): (u64, &'static str)| (id, Machine::new(id, dc, home.path()));
-    let stage = Arc::new(Stage {
-        net: Net::new(),
-        trace: trace.clone(),
-        offers: offers(),
-        machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
-        book: Mutex::default(),
-        latest: Mutex::default(),
-        quiet: AtomicBool::new(false),
-    });
+    let home = home();
+    let stage = Stage::new(Trace::new(seed), home.path());
     if let Err(why) = play_on(&stage, shape, home.path()).await {
-        trace.violate(why);
+        stage.trace.violate(why);
     }
-    for (_, machine) in lock(&stage.machines).iter_mut() {
-        machine.crash(&stage.net);
-    }
-    trace
+    stage.strike();
+    stage.trace.clone()
 }
 
-/// Where snapshot files and identities lie: in memory where the system has such a place.
+/// A directory for the files of a run, in memory where the system has such a place.
+pub fn home() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("qiang-simulation-")
+        .tempdir_in(memory())
+        .expect("a directory")
+}
+
 fn memory() -> std::path::PathBuf {
     let shared = std::path::Path::new("/dev/shm");
     if shared.is_dir() {
@@ -264,7 +278,8 @@ fn offers() -> Vec<Offer> {
     (0..7).map(offer).collect()
 }
 
-async fn form(stage: &Arc<Stage>) -> Result<(), String> {
+/// Starts the machines as one cluster.
+pub async fn form(stage: &Arc<Stage>) -> Result<(), String> {
     stage.start(1, true).await;
     for (id, dc) in MACHINES.into_iter().skip(1) {
         stage.start(id, false).await;
@@ -289,7 +304,8 @@ async fn add(stage: &Arc<Stage>, id: u64, dc: &'static str) -> Result<(), String
     added.map(drop).map_err(|answer| format!("{answer:?}"))
 }
 
-async fn create_offers(stage: &Arc<Stage>) -> Result<(), String> {
+/// Puts the promotions on sale.
+pub async fn create_offers(stage: &Arc<Stage>) -> Result<(), String> {
     let process = stage.process(1).ok_or("node 1 does not run")?;
     for offer in &stage.offers {
         let terms = Terms {
