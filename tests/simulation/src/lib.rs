@@ -52,7 +52,7 @@ pub fn run(seed: u64, shape: Shape) -> Result<Trace, Trace> {
     }
 }
 
-/// Runs the schedule of [`held_up`]: whether its leader was tempted, which a schedule that proves anything does.
+/// Plays the schedule of `held_up`: whether its leader was tempted, which a schedule that proves anything does.
 ///
 /// # Errors
 /// What was violated.
