@@ -16,14 +16,32 @@ use super::state::{Placed, Spent, State};
 use crate::Call;
 
 /// How many calls a configuration must have come further to be worth one more call of unknown fate. Measured on simulated
-/// histories: at 20 too many mistakes are repaired with them, at 50 the search goes back too far before it uses one.
-const UNKNOWN_COST: usize = 30;
+/// histories: at 20 too many mistakes are repaired with them, at 50 the search mostly goes back too far before it uses one. But what
+/// is hard at one cost, one history in some hundreds, is easy at another: each has its share of the steps.
+const UNKNOWN_COSTS: [usize; 3] = [30, 60, 100];
 
 /// How many calls that came last an explanation shows.
 const SHOWN_BEFORE: usize = 8;
 
 /// Searches for an order of all calls of `model`, which were made from `calls`.
 pub fn run(model: &Model, calls: &[Call], steps_max: u64) -> Verdict {
+    let mut given_up = None;
+    for unknown_cost in UNKNOWN_COSTS {
+        let share = steps_max.div_ceil(UNKNOWN_COSTS.len() as u64);
+        match search(model, calls, share, unknown_cost) {
+            // What stopped the first is told.
+            Verdict::Exhausted { explanation, .. } => given_up.get_or_insert(explanation),
+            verdict => return verdict,
+        };
+    }
+    Verdict::Exhausted {
+        steps: steps_max,
+        explanation: given_up.unwrap_or_default(),
+    }
+}
+
+/// The search at one cost of a call of unknown fate.
+fn search(model: &Model, calls: &[Call], steps_max: u64, unknown_cost: usize) -> Verdict {
     let mut state = State::new(model);
     let mut tree = Tree::default();
     let mut seen = Seen::default();
@@ -53,7 +71,7 @@ pub fn run(model: &Model, calls: &[Call], steps_max: u64) -> Verdict {
         let node = Some(tree.add(parent, &state.trail[from..]));
         for (rank, choice) in state.choices().into_iter().enumerate() {
             waiting.push(Waiting {
-                promise: promise(&state, choice),
+                promise: promise(&state, choice, unknown_cost),
                 age: (steps, rank),
                 parent: node,
                 choice: Some(choice),
@@ -65,11 +83,11 @@ pub fn run(model: &Model, calls: &[Call], steps_max: u64) -> Verdict {
 }
 
 /// How promising it is to let this call take place. A return is no progress by itself: what needs it is.
-fn promise(state: &State<'_>, call: usize) -> isize {
+fn promise(state: &State<'_>, call: usize, unknown_cost: usize) -> isize {
     let kind = state.item(call).kind;
     let spent = state.unknown_placed + usize::from(kind.is_optional());
     let left = state.known_left - usize::from(kind == Kind::Granted);
-    -(spent.saturating_mul(UNKNOWN_COST) + left).cast_signed()
+    -(spent.saturating_mul(unknown_cost) + left).cast_signed()
 }
 
 /// A choice that was not yet tried; the order of the fields is that of trying, the greatest first.
