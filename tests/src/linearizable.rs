@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::Call;
 use model::Model;
 
-/// A bound on the steps of one search: some ten seconds and some hundreds of megabytes. Linearizable histories of a few
+/// A bound on the steps of one attempt to search: some ten seconds and some hundreds of megabytes. Linearizable histories of a few
 /// thousand calls, some dozens of them of unknown fate, take a hundredth of it as a rule. Hard, and sometimes beyond it, are many
 /// returns together with many unknown calls of different quantities.
 pub const STEPS_MAX: u64 = 3_000_000;
@@ -37,7 +37,7 @@ pub enum Verdict {
     },
     /// The bound was reached first; nothing is known, which is no success.
     Exhausted {
-        /// Steps made.
+        /// Steps made in each attempt.
         steps: u64,
         /// How far the search came.
         explanation: String,

@@ -17,18 +17,17 @@ use crate::Call;
 
 /// How many calls a configuration must have come further to be worth one more call of unknown fate. Measured on simulated
 /// histories: at 20 too many mistakes are repaired with them, at 50 the search mostly goes back too far before it uses one. But what
-/// is hard at one cost, one history in some hundreds, is easy at another: each has its share of the steps.
+/// is hard at one cost, one history in some hundreds, is easy at another.
 const UNKNOWN_COSTS: [usize; 3] = [30, 60, 100];
 
 /// How many calls that came last an explanation shows.
 const SHOWN_BEFORE: usize = 8;
 
-/// Searches for an order of all calls of `model`, which were made from `calls`.
+/// Searches for an order of all calls of `model`, which were made from `calls`, in up to so many steps at each cost.
 pub fn run(model: &Model, calls: &[Call], steps_max: u64) -> Verdict {
     let mut given_up = None;
     for unknown_cost in UNKNOWN_COSTS {
-        let share = steps_max.div_ceil(UNKNOWN_COSTS.len() as u64);
-        match search(model, calls, share, unknown_cost) {
+        match search(model, calls, steps_max, unknown_cost) {
             // What stopped the first is told.
             Verdict::Exhausted { explanation, .. } => given_up.get_or_insert(explanation),
             verdict => return verdict,
