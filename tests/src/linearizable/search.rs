@@ -17,7 +17,7 @@ use crate::Call;
 
 /// How many calls a configuration must have come further to be worth one more call of unknown fate. Measured on simulated
 /// histories: at 20 too many mistakes are repaired with them, at 50 the search mostly goes back too far before it uses one. But what
-/// is hard at one cost, one history in some hundreds, is easy at another.
+/// is hard at one cost, two simulated histories of 4,000, is easy at another.
 const UNKNOWN_COSTS: [usize; 3] = [30, 60, 100];
 
 /// How many calls that came last an explanation shows.
