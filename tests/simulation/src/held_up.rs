@@ -39,7 +39,10 @@ pub async fn play(seed: u64) -> Result<bool, String> {
     let stage = Stage::new(Trace::new(seed), home.path());
     let played = play_on(&stage).await;
     stage.strike();
-    played
+    match stage.trace.violation() {
+        Some(why) => Err(why),
+        None => played,
+    }
 }
 
 async fn play_on(stage: &std::sync::Arc<Stage>) -> Result<bool, String> {
