@@ -11,12 +11,12 @@ use std::process::Command as Process;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
-use qiang_engine::batch::{Batch, Tag};
+use qiang_engine::batch::{Batch, Part, Tag};
 use qiang_engine::command::Grab;
 use qiang_engine::order::Item;
 use qiang_engine::promotion::{Channel, Limits, Terms};
 use qiang_engine::shard::{Decision, Due, Moment};
-use qiang_engine::{Command, OrderId, Pin, PromotionId, Record, Replica, Shard, UnixMs};
+use qiang_engine::{Command, OrderId, Pin, Place, PromotionId, Record, Replica, Shard, UnixMs};
 
 /// The allocator of the released binary.
 #[global_allocator]
@@ -246,7 +246,10 @@ impl Full {
             let batch = Batch {
                 me,
                 prev: std::mem::replace(&mut tail, me),
-                records: records.to_vec(),
+                parts: vec![Part {
+                    place: Place(0),
+                    records: records.to_vec(),
+                }],
             };
             batch.encode()
         });
@@ -378,14 +381,14 @@ impl Full {
     }
 
     fn fold(&self) -> (usize, Duration) {
-        let mut replica = Replica::new(1);
+        let mut replica = Replica::new(1, 1);
         let took = clock(|| {
             for (index, bytes) in (1..).zip(&self.batches) {
                 let batch = Batch::decode(bytes).expect("a batch");
                 replica.fold(index, &batch).expect("it was applied before");
             }
         });
-        assert_eq!(replica.shard.digest(), self.shard.digest());
+        assert_eq!(replica.shards[0].digest(), self.shard.digest());
         (ORDERS, took)
     }
 

@@ -134,6 +134,19 @@ impl fmt::Display for ShardId {
     }
 }
 
+/// A shard's place among those that share its log, from 0: what names it within the log.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Place(pub u8);
+
+impl Place {
+    /// As an index.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// A nonce of the node that coordinates a cart: names one attempt at one order over several shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TryId(pub u64);

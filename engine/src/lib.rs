@@ -4,7 +4,7 @@
 //! nonces come in with the call. That is what lets the same code serve live traffic, replay a log
 //! and run under simulation, and its manifest is the proof.
 //!
-//! Start at [`actor::Actor`], the owner of one shard, and follow a grab through
+//! Start at [`actor::Actor`], the owner of the shards of one log, and follow a grab through
 //! [`shard::Shard::decide`] and [`shard::Shard::apply`].
 
 pub mod actor;
@@ -24,7 +24,7 @@ pub mod shard;
 
 pub use batch::{Batch, Tag};
 pub use command::{Answer, Command, Refusal, Rejection};
-pub use ids::{OrderId, Pin, PromotionId, ShardId, TryId, UnixMs};
+pub use ids::{OrderId, Pin, Place, PromotionId, ShardId, TryId, UnixMs};
 pub use record::Record;
 pub use replica::Replica;
 pub use shard::Shard;

@@ -1,5 +1,7 @@
 //! The bounds of the engine, each with its unit and its reason; relations between them are asserted.
 
+use crate::routing::SHARDS;
+
 /// Longest id in bytes: order, promotion and pin ids, and sku ids (the public contract).
 pub const ID_BYTES_MAX: usize = 64;
 
@@ -66,12 +68,17 @@ pub const FORGET_BITE: usize = 256;
 /// Records between two checkpoints of the digest.
 pub const CHECKPOINT_RECORDS: u64 = 10_000;
 
-/// Entries a leader may have proposed and not yet seen committed, per shard. While this many are
+/// Entries a leader may have proposed and not yet seen committed, per log. While this many are
 /// on their way the mailbox gathers, so batches grow with load by themselves.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 2;
 
-/// Records in one entry at most: a bound on the time one turn takes.
+/// Records that commands may add to one entry: a bound on the time one turn takes.
 pub const BATCH_RECORDS_MAX: usize = 8_192;
+
+/// Records in one entry at most: of commands, of deadlines, and of each shard ends of promotions, what is forgotten and a
+/// checkpoint.
+pub const ENTRY_RECORDS_MAX: usize =
+    BATCH_RECORDS_MAX + EXPIRE_BITE_IDLE + SHARDS as usize * (FORGET_BITE + 2);
 
 /// How long a courier waits for an acknowledgement before it tells or asks again, in milliseconds.
 pub const COURIER_RETRY_MS: u64 = 500;
@@ -79,4 +86,3 @@ pub const COURIER_RETRY_MS: u64 = 500;
 const _: () = assert!(PAYMENT_TIMEOUT_MS_MAX < u32::MAX as u64);
 const _: () = assert!(QUANTITY_MAX * ITEMS_MAX as u64 <= u64::MAX / 4);
 const _: () = assert!(TIME_MS_MAX + PAYMENT_TIMEOUT_MS_MAX < 1 << 48);
-const _: () = assert!(EXPIRE_BITE_IDLE + FORGET_BITE < BATCH_RECORDS_MAX);

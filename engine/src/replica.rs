@@ -1,4 +1,4 @@
-//! The replicated state of a shard: what folding its committed log yields, on every node alike.
+//! The replicated state of the shards of one log: what folding what is committed of it yields, on every node alike.
 //!
 //! Invariant: a replica is a function of the log alone. Live followers, the snapshot worker and
 //! `qiang flows rebuild` all fold through here, so the recovery path runs all day.
@@ -7,13 +7,17 @@ use std::io::{Read, Write};
 
 use crate::batch::{Batch, Tag};
 use crate::codec::{self, DecodeError};
-use crate::shard::{ApplyError, Shard};
+use crate::ids::Place;
+use crate::shard::{ApplyError, Shard, Shown};
 
-/// A shard's state together with the end of the chain of batches that led to it.
+/// The version of a saved state's head that is written today.
+const HEAD_VERSION: u8 = 2;
+
+/// The state of the shards that share a log, together with the end of the chain of batches that led to it.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    /// The state.
-    pub shard: Shard,
+    /// The shards, by their places.
+    pub shards: Vec<Shard>,
     /// The last effective batch.
     pub tail: Tag,
     /// Log indexes of void batches, ascending: readers of flows skip them.
@@ -44,11 +48,11 @@ pub enum LoadError {
 }
 
 impl Replica {
-    /// The state before the first entry. `hash_seed` seeds the maps of keys that strangers choose;
+    /// The state of so many shards before the first entry. `hash_seed` seeds the maps of keys that strangers choose;
     /// it changes no answer.
-    pub fn new(hash_seed: u64) -> Self {
+    pub fn new(shards: usize, hash_seed: u64) -> Self {
         Replica {
-            shard: Shard::new(hash_seed),
+            shards: (0..shards).map(|_| Shard::new(hash_seed)).collect(),
             tail: Tag::default(),
             voids: Vec::new(),
         }
@@ -60,27 +64,72 @@ impl Replica {
             self.voids.push(index);
             return Ok(Folded::Void);
         }
-        for record in &batch.records {
-            self.shard.apply(record)?;
+        for part in &batch.parts {
+            let shard = self.shard_mut(part.place)?;
+            for record in &part.records {
+                shard.apply(record)?;
+            }
         }
         self.tail = batch.me;
         Ok(Folded::Effective)
     }
 
+    /// The shard at a place.
+    pub(crate) fn shard_mut(&mut self, place: Place) -> Result<&mut Shard, ApplyError> {
+        let shard = self.shards.get_mut(place.index());
+        shard.ok_or(ApplyError::NoShard(place))
+    }
+
+    /// The promotions changed since the last call, as they are now.
+    pub fn take_touched(&mut self) -> Vec<Shown> {
+        let mut touched = Vec::new();
+        for shard in &mut self.shards {
+            shard.take_touched(&mut touched);
+        }
+        touched
+    }
+
+    /// Forgets which promotions were changed.
+    pub fn forget_touched(&mut self) {
+        self.shards.iter_mut().for_each(Shard::forget_touched);
+    }
+
+    /// How many orders the shards hold, in any state.
+    pub fn order_count(&self) -> usize {
+        self.shards.iter().map(Shard::order_count).sum()
+    }
+
+    /// How many promotions the shards hold, in any state.
+    pub fn promotion_count(&self) -> usize {
+        let promotions = self.shards.iter().map(|shard| shard.promotions().len());
+        promotions.sum()
+    }
+
     /// Writes the state, for a snapshot.
     pub fn save(&self, out: &mut impl Write) -> std::io::Result<()> {
-        let mut head = vec![codec::VERSION];
-        codec::put(&(self.tail, &self.voids), &mut head);
+        let mut head = vec![HEAD_VERSION];
+        codec::put(&(self.shards.len(), self.tail, &self.voids), &mut head);
         write_block(out, &head)?;
-        self.shard.save(out)
+        self.shards.iter().try_for_each(|shard| shard.save(out))
     }
 
     /// Reads what [`Replica::save`] wrote.
     pub fn load(input: &mut impl Read, hash_seed: u64) -> Result<Self, LoadError> {
         let head = read_block(input)?;
-        let (tail, voids) = codec::decode(&head)?;
-        let shard = Shard::load(input, hash_seed)?;
-        Ok(Replica { shard, tail, voids })
+        let (shards, tail, voids): (usize, Tag, Vec<u64>) = match head.split_first() {
+            Some((&HEAD_VERSION, mut rest)) => codec::take(&mut rest)?,
+            _ => {
+                // Of when every shard had a log of its own.
+                let (tail, voids) = codec::decode(&head)?;
+                (1, tail, voids)
+            }
+        };
+        let shards = (0..shards).map(|_| Shard::load(input, hash_seed));
+        Ok(Replica {
+            shards: shards.collect::<Result<_, _>>()?,
+            tail,
+            voids,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which shard a promotion lives on: MurmurHash64A of its id with the seed that Jedis uses, modulo
-//! the number of shards. The mapping is part of the stored data and never changes.
+//! the number of shards. And which shards share a log. Both are part of the stored data and never change.
 
-use crate::ids::{PromotionId, ShardId};
+use crate::ids::{Place, PromotionId, ShardId};
 
 /// Number of shards. It decides where every promotion lives, so it is fixed for the life of a cluster.
 pub const SHARDS: u16 = 16;
@@ -13,6 +13,53 @@ const SEED: u64 = 0x1234_ABCD;
 pub fn shard_of(promotion_id: &PromotionId) -> ShardId {
     let shard = murmur_hash_64a(promotion_id.as_bytes(), SEED) % u64::from(SHARDS);
     ShardId(u16::try_from(shard).expect("a remainder of 16 fits 16 bits"))
+}
+
+/// How the shards share logs: as many to each log, shards whose numbers leave the same remainder together. Fewer logs make
+/// larger entries where each shard has little to do; more logs spread over more nodes. It is fixed for the life of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sharing {
+    logs: u16,
+}
+
+impl Sharing {
+    /// Every shard with a log of its own.
+    pub const NONE: Sharing = Sharing { logs: SHARDS };
+
+    /// The shards on so many logs; `None` where they do not go into them evenly.
+    pub fn over(logs: u16) -> Option<Self> {
+        (logs > 0 && SHARDS.is_multiple_of(logs)).then_some(Sharing { logs })
+    }
+
+    /// How many logs there are.
+    pub fn logs(self) -> u16 {
+        self.logs
+    }
+
+    /// How many shards share each log.
+    pub fn shards_per_log(self) -> usize {
+        usize::from(SHARDS / self.logs)
+    }
+
+    /// The log of a shard.
+    pub fn log_of(self, shard: ShardId) -> u16 {
+        shard.0 % self.logs
+    }
+
+    /// A shard's place in its log.
+    pub fn place_of(self, shard: ShardId) -> Place {
+        Place(u8::try_from(shard.0 / self.logs).expect("there are few shards"))
+    }
+
+    /// The shard at a place of a log.
+    pub fn shard_at(self, log: u16, place: Place) -> ShardId {
+        ShardId(log + self.logs * u16::from(place.0))
+    }
+
+    /// The shards that share a log, by their places.
+    pub fn shards_of(self, log: u16) -> impl Iterator<Item = ShardId> + use<> {
+        (log..SHARDS).step_by(usize::from(self.logs)).map(ShardId)
+    }
 }
 
 /// MurmurHash64A by Austin Appleby (`MurmurHash2.cpp`, public domain), for little-endian input.

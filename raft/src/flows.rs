@@ -22,7 +22,7 @@ const READ_BYTES: usize = 1 << 20;
 /// Bits of a cursor that number a record within its entry.
 const POSITION_BITS: u32 = 16;
 
-const _: () = assert!(qiang_engine::limits::BATCH_RECORDS_MAX * 2 < 1 << POSITION_BITS);
+const _: () = assert!(qiang_engine::limits::ENTRY_RECORDS_MAX < 1 << POSITION_BITS);
 
 /// Which flows to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

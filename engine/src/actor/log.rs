@@ -1,6 +1,6 @@
 //! What the log says: entries in order, and how proposals ended.
 //!
-//! Leadership has no signals but these. A shard starts a stint of deciding only when the log
+//! Leadership has no signals but these. An actor starts a stint of deciding only when the log
 //! delivers the blank entry that its own node proposed as leader: everything earlier is then
 //! applied. Anything else that is effective and not its own ends the stint.
 
@@ -8,6 +8,7 @@ use super::{Actor, Effect, Fatal, Pending};
 use crate::batch::{Batch, Tag};
 use crate::command::Refusal;
 use crate::replica::{Folded, Replica};
+use crate::shard::Shard;
 
 impl<R> Actor<R> {
     /// A batch was committed at `index`.
@@ -58,10 +59,16 @@ impl<R> Actor<R> {
     /// A snapshot from another node replaces the state.
     pub fn handle_snapshot(&mut self, index: u64, replica: Replica) -> Result<(), Fatal> {
         self.abort_pending()?;
+        assert_eq!(
+            replica.shards.len(),
+            self.desks.len(),
+            "a log's shards are the same everywhere"
+        );
         self.replica = replica;
-        self.replica.shard.show_orders(self.seen.clone());
+        self.show_orders();
         self.applied_index = index;
-        let promotions = self.replica.shard.shown_promotions();
+        let shards = self.replica.shards.iter();
+        let promotions = shards.flat_map(Shard::shown_promotions).collect();
         self.effects.push(Effect::Publish(promotions));
         Ok(())
     }
@@ -112,10 +119,10 @@ impl<R> Actor<R> {
     fn revert_from(&mut self, position: usize, refusal: &Refusal) -> Result<(), Fatal> {
         let dead = self.pending.split_off(position);
         for pending in dead.iter().rev() {
-            for record in pending.records.iter().rev() {
-                self.replica
-                    .shard
-                    .revert(record)
+            for (place, record) in pending.decided.iter().rev() {
+                let shard = self.replica.shard_mut(*place);
+                shard
+                    .and_then(|shard| shard.revert(record))
                     .map_err(|source| Fatal::Apply { index: 0, source })?;
             }
         }
@@ -123,12 +130,12 @@ impl<R> Actor<R> {
             self.answer_all(pending.waiting, refusal);
         }
         // What was reverted was never shown to readers.
-        self.replica.shard.take_touched();
+        self.replica.forget_touched();
         Ok(())
     }
 
     fn publish_touched(&mut self) {
-        let touched = self.replica.shard.take_touched();
+        let touched = self.replica.take_touched();
         if !touched.is_empty() {
             self.effects.push(Effect::Publish(touched));
         }

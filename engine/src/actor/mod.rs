@@ -1,4 +1,4 @@
-//! The actor: the owner of one shard, as a pure state machine.
+//! The actor: the owner of the shards of one log, as a pure state machine.
 //!
 //! Its host feeds it two streams. From the log come entries, in order, and word of how proposals
 //! ended (`log`); from clients come commands, a turn at a time (`turn`). Everything a turn accepts
@@ -23,7 +23,7 @@ use fxhash::FxHashMap;
 use crate::batch::Tag;
 use crate::codec::DecodeError;
 use crate::command::{Answer, Refusal};
-use crate::ids::{OrderId, PromotionId, TryId, UnixMs};
+use crate::ids::{OrderId, Place, PromotionId, TryId, UnixMs};
 use crate::record::Record;
 use crate::replica::Replica;
 use crate::seen::Seen;
@@ -50,6 +50,8 @@ pub enum Effect<R> {
     Publish(Vec<Shown>),
     /// Ask a cart's home what became of a try, then have this shard follow.
     Ask {
+        /// The shard that asks.
+        guest: Place,
         /// The order.
         order_id: OrderId,
         /// The attempt.
@@ -58,7 +60,12 @@ pub enum Effect<R> {
         home: PromotionId,
     },
     /// Tell a cart's guests what became of it, then report that they were told.
-    Tell(Tell),
+    Tell {
+        /// The shard that decided.
+        home: Place,
+        /// What, and to whom.
+        tell: Tell,
+    },
 }
 
 /// What stops a shard: its log or its state is damaged, or there is a bug.
@@ -86,8 +93,8 @@ pub enum Fatal {
 #[derive(Debug)]
 struct Pending<R> {
     me: Tag,
-    /// What was applied ahead of the log, for reverting.
-    records: Vec<Record>,
+    /// What was applied ahead of the log, for reverting; of each shard in the order of deciding.
+    decided: Vec<(Place, Record)>,
     /// Promotions it touched, as they are once it is committed.
     touched: Vec<Shown>,
     /// What waits for its commit.
@@ -100,11 +107,21 @@ struct Turn<R> {
     moment: Moment,
     /// Answers that no record of this turn precedes.
     unvouched: Vec<(R, Result<Answer, Refusal>)>,
-    records: Vec<Record>,
+    decided: Vec<(Place, Record)>,
     waiting: Vec<Effect<R>>,
 }
 
-/// The owner of one shard.
+/// What the actor keeps of one shard beside its state.
+#[derive(Debug)]
+struct Desk {
+    records_since_checkpoint: u64,
+    forget_cursor: u32,
+    /// When to tell a cart's guests again.
+    tell_again_at: FxHashMap<TryId, UnixMs>,
+    seen: Arc<Seen>,
+}
+
+/// The owner of the shards of one log.
 #[derive(Debug)]
 pub struct Actor<R> {
     replica: Replica,
@@ -116,20 +133,26 @@ pub struct Actor<R> {
     pending: VecDeque<Pending<R>>,
     turn: Turn<R>,
     effects: Vec<Effect<R>>,
-    records_since_checkpoint: u64,
-    forget_cursor: u32,
-    /// When to tell a cart's guests again.
-    tell_again_at: FxHashMap<TryId, UnixMs>,
-    seen: Arc<Seen>,
+    /// By the shards' places.
+    desks: Vec<Desk>,
+    /// The shard whose deadlines are looked at first in the next turn.
+    first_due: usize,
 }
 
 impl<R> Actor<R> {
-    /// The owner of a shard whose state is `replica`, folded up to and including `applied_index`.
-    /// It follows the log until an entry lets it decide. `seen` is told of every order before anybody is answered.
-    pub fn new(mut replica: Replica, applied_index: u64, seen: Arc<Seen>) -> Self {
-        replica.shard.show_orders(seen.clone());
+    /// The owner of shards whose state is `replica`, folded up to and including `applied_index`.
+    /// It follows the log until an entry lets it decide. `seen`, one for each shard, is told of every order before anybody is
+    /// answered.
+    pub fn new(replica: Replica, applied_index: u64, seen: Vec<Arc<Seen>>) -> Self {
+        assert_eq!(replica.shards.len(), seen.len(), "one for each shard");
+        let desk = |seen| Desk {
+            records_since_checkpoint: 0,
+            forget_cursor: 0,
+            tell_again_at: FxHashMap::default(),
+            seen,
+        };
         let moment = Moment::at(UnixMs(0));
-        Actor {
+        let mut actor = Actor {
             replica,
             applied_index,
             stint: None,
@@ -138,14 +161,21 @@ impl<R> Actor<R> {
             turn: Turn {
                 moment,
                 unvouched: Vec::new(),
-                records: Vec::new(),
+                decided: Vec::new(),
                 waiting: Vec::new(),
             },
             effects: Vec::new(),
-            records_since_checkpoint: 0,
-            forget_cursor: 0,
-            tell_again_at: FxHashMap::default(),
-            seen,
+            desks: seen.into_iter().map(desk).collect(),
+            first_due: 0,
+        };
+        actor.show_orders();
+        actor
+    }
+
+    /// Has those who refuse early know of every order there is.
+    fn show_orders(&mut self) {
+        for (shard, desk) in self.replica.shards.iter_mut().zip(&self.desks) {
+            shard.show_orders(desk.seen.clone());
         }
     }
 

@@ -2,14 +2,14 @@
 
 use super::{Actor, Effect, Fatal, Pending};
 use crate::batch::{Batch, Tag};
-use crate::command::{Answer, Command, Refusal, Rejection};
-use crate::ids::UnixMs;
+use crate::command::{Answer, Command, Refusal};
+use crate::ids::Place;
 use crate::limits::{
     BATCH_RECORDS_MAX, CHECKPOINT_RECORDS, COURIER_RETRY_MS, ENTRIES_IN_FLIGHT_MAX, EXPIRE_BITE,
     EXPIRE_BITE_IDLE, FORGET_BITE,
 };
 use crate::record::Record;
-use crate::shard::{Decision, Due, Moment, Tell};
+use crate::shard::{Decision, Due, Moment, Shard, Tell};
 
 impl<R> Actor<R> {
     /// Whether a turn may accept anything now: the actor decides, and few enough batches are on
@@ -26,11 +26,11 @@ impl<R> Actor<R> {
 
     /// Whether the turn has accepted as much as one batch should hold.
     pub fn turn_full(&self) -> bool {
-        self.turn.records.len() >= BATCH_RECORDS_MAX
+        self.turn.decided.len() >= BATCH_RECORDS_MAX
     }
 
-    /// Decides one command of a client, or of another shard.
-    pub fn handle_command(&mut self, command: &Command, to: R) -> Result<(), Fatal> {
+    /// Decides one command of a client, or of another shard, on the shard at `place`.
+    pub fn handle_command(&mut self, place: Place, command: &Command, to: R) -> Result<(), Fatal> {
         if self.stint.is_none() {
             self.effects.push(Effect::Reply {
                 to,
@@ -38,20 +38,22 @@ impl<R> Actor<R> {
             });
             return Ok(());
         }
-        let decision = self.replica.shard.decide(command, &self.turn.moment);
-        match command {
-            Command::Grab(grab) => self.count_attempts(grab, &decision),
-            Command::TryGrab(attempt) => self.count_attempts(&attempt.grab, &decision),
-            _ => {}
+        let moment = self.turn.moment;
+        let shard = self.shard_mut(place)?;
+        let decision = shard.decide(command, &moment);
+        let grab = match command {
+            Command::Grab(grab) => Some(grab),
+            Command::TryGrab(attempt) => Some(&attempt.grab),
+            _ => None,
+        };
+        if let Some(grab) = grab {
+            shard.count_attempts(grab, &decision, &moment);
         }
         let result = match decision {
             Ok(Decision::Record(record)) => {
-                self.apply(&record)?;
-                let answer = self
-                    .replica
-                    .shard
-                    .answer(command, &record, &self.turn.moment);
-                self.turn.records.push(record);
+                apply(shard, &record)?;
+                let answer = shard.answer(command, &record, &moment);
+                self.turn.decided.push((place, record));
                 Ok(answer)
             }
             Ok(Decision::Answer(answer)) => Ok(answer),
@@ -66,24 +68,35 @@ impl<R> Actor<R> {
         if self.stint.is_none() {
             return Ok(());
         }
+        let idle = self.turn.decided.is_empty();
+        let mut bite = if idle { EXPIRE_BITE_IDLE } else { EXPIRE_BITE };
+        // Each shard is the first in its turn, so that one with many deadlines does not hold up the others for long.
+        let (shards, first) = (self.desks.len(), self.first_due);
+        for place in (first..shards).chain(0..first) {
+            self.run_deadlines_of(place_at(place), &mut bite)?;
+        }
+        self.first_due = (first + 1) % shards;
+        Ok(())
+    }
+
+    fn run_deadlines_of(&mut self, place: Place, bite: &mut usize) -> Result<(), Fatal> {
         let now = self.turn.moment.now;
-        let idle = self.turn.records.is_empty();
-        for _ in 0..if idle { EXPIRE_BITE_IDLE } else { EXPIRE_BITE } {
-            match self.replica.shard.next_due(now) {
-                None => break,
-                Some((_, Due::Record(record))) => self.accept(record)?,
-                Some((
-                    slot,
-                    Due::Ask {
-                        order_id,
-                        try_id,
-                        home,
-                    },
-                )) => {
-                    self.replica
-                        .shard
-                        .postpone(slot, now.plus_ms(COURIER_RETRY_MS));
+        while *bite > 0 {
+            let shard = self.shard_mut(place)?;
+            let Some((slot, due)) = shard.next_due(now) else {
+                break;
+            };
+            *bite -= 1;
+            match due {
+                Due::Record(record) => self.accept(place, record)?,
+                Due::Ask {
+                    order_id,
+                    try_id,
+                    home,
+                } => {
+                    shard.postpone(slot, now.plus_ms(COURIER_RETRY_MS));
                     self.when_committed(Effect::Ask {
+                        guest: place,
                         order_id,
                         try_id,
                         home,
@@ -101,20 +114,25 @@ impl<R> Actor<R> {
         if self.stint.is_none() {
             return Ok(());
         }
-        let now = self.turn.moment.now;
-        for record in self.replica.shard.ended(now, FORGET_BITE) {
-            self.accept(record)?;
+        for place in (0..self.desks.len()).map(place_at) {
+            self.run_chores_of(place, retention_ms)?;
         }
-        let (forgotten, cursor) =
-            self.replica
-                .shard
-                .forgettable(self.forget_cursor, now, retention_ms);
-        self.forget_cursor = cursor;
-        if let Some(record) = forgotten {
-            self.accept(record)?;
-        }
-        self.tell_again(now);
         Ok(())
+    }
+
+    fn run_chores_of(&mut self, place: Place, retention_ms: u64) -> Result<(), Fatal> {
+        let now = self.turn.moment.now;
+        for record in self.shard_mut(place)?.ended(now, FORGET_BITE) {
+            self.accept(place, record)?;
+        }
+        let cursor = self.desks[place.index()].forget_cursor;
+        let shard = self.shard_mut(place)?;
+        let (forgotten, cursor) = shard.forgettable(cursor, now, retention_ms);
+        self.desks[place.index()].forget_cursor = cursor;
+        if let Some(record) = forgotten {
+            self.accept(place, record)?;
+        }
+        self.tell_again(place)
     }
 
     /// Ends the turn: what it accepted becomes one batch, pending from now on. `lease` says whether now, after everything was
@@ -122,7 +140,7 @@ impl<R> Actor<R> {
     /// confirms is answered `unavailable`.
     pub fn end_turn(&mut self, lease: bool) {
         self.answer_unvouched(lease);
-        if self.turn.records.is_empty() {
+        if self.turn.decided.is_empty() {
             debug_assert!(
                 self.turn.waiting.is_empty(),
                 "nothing waits for a batch that is not"
@@ -141,50 +159,36 @@ impl<R> Actor<R> {
             .pending
             .back()
             .map_or(self.replica.tail, |pending| pending.me);
-        let batch = Batch {
-            me,
-            prev,
-            records: std::mem::take(&mut self.turn.records),
-        };
+        let mut decided = std::mem::take(&mut self.turn.decided);
+        // What was decided on different shards does not depend on each other.
+        decided.sort_by_key(|(place, _)| *place);
         self.effects.push(Effect::Propose {
             tag: me,
-            bytes: batch.encode(),
+            bytes: Batch::encode_decided(me, prev, &decided),
         });
         self.pending.push_back(Pending {
             me,
-            records: batch.records,
-            touched: self.replica.shard.take_touched(),
+            decided,
+            touched: self.replica.take_touched(),
             waiting: std::mem::take(&mut self.turn.waiting),
         });
     }
 
-    fn count_attempts(
-        &mut self,
-        grab: &crate::command::Grab,
-        decision: &Result<Decision, Rejection>,
-    ) {
-        self.replica
-            .shard
-            .count_attempts(grab, decision, &self.turn.moment);
+    fn shard_mut(&mut self, place: Place) -> Result<&mut Shard, Fatal> {
+        let shard = self.replica.shard_mut(place);
+        shard.map_err(|source| Fatal::Apply { index: 0, source })
     }
 
-    fn apply(&mut self, record: &Record) -> Result<(), Fatal> {
-        self.replica
-            .shard
-            .apply(record)
-            .map_err(|source| Fatal::Apply { index: 0, source })
-    }
-
-    fn accept(&mut self, record: Record) -> Result<(), Fatal> {
-        self.apply(&record)?;
-        self.turn.records.push(record);
+    fn accept(&mut self, place: Place, record: Record) -> Result<(), Fatal> {
+        apply(self.shard_mut(place)?, &record)?;
+        self.turn.decided.push((place, record));
         Ok(())
     }
 
     /// Answers once everything decided so far is committed. A record of this very turn vouches for the answer; what was
     /// proposed before does not: it may be committed by another leader, who had sold on when this one still answered.
     fn reply(&mut self, to: R, result: Result<Answer, Refusal>) {
-        if self.turn.records.is_empty() {
+        if self.turn.decided.is_empty() {
             self.turn.unvouched.push((to, result));
         } else {
             self.turn.waiting.push(Effect::Reply { to, result });
@@ -198,7 +202,7 @@ impl<R> Actor<R> {
                 latest.waiting.push(Effect::Reply { to, result });
             } else if lease {
                 self.effects.push(Effect::Reply { to, result });
-            } else if !self.turn.records.is_empty() {
+            } else if !self.turn.decided.is_empty() {
                 self.turn.waiting.push(Effect::Reply { to, result });
             } else {
                 let result = Err(Refusal::Unavailable);
@@ -209,7 +213,7 @@ impl<R> Actor<R> {
 
     /// Does `effect` once everything decided so far is committed; at once if it is.
     fn when_committed(&mut self, effect: Effect<R>) {
-        if !self.turn.records.is_empty() {
+        if !self.turn.decided.is_empty() {
             self.turn.waiting.push(effect);
         } else if let Some(latest) = self.pending.back_mut() {
             latest.waiting.push(effect);
@@ -218,62 +222,83 @@ impl<R> Actor<R> {
         }
     }
 
-    /// Now and then the batch ends with a digest that every replica asserts.
+    /// Now and then what a turn decided on a shard ends with a digest that every replica asserts.
     fn checkpoint(&mut self) {
-        self.records_since_checkpoint += self.turn.records.len() as u64;
-        if self.records_since_checkpoint >= CHECKPOINT_RECORDS {
-            self.records_since_checkpoint = 0;
-            let digest = self.replica.shard.digest();
-            self.turn.records.push(Record::Checkpoint {
-                digest,
-                at: self.turn.moment.now,
-            });
+        for (place, _) in &self.turn.decided {
+            self.desks[place.index()].records_since_checkpoint += 1;
+        }
+        let at = self.turn.moment.now;
+        let desks = self.desks.iter_mut().zip(&self.replica.shards);
+        for (place, (desk, shard)) in desks.enumerate() {
+            if desk.records_since_checkpoint >= CHECKPOINT_RECORDS {
+                desk.records_since_checkpoint = 0;
+                let digest = shard.digest();
+                let checkpoint = Record::Checkpoint { digest, at };
+                self.turn.decided.push((place_at(place), checkpoint));
+            }
         }
     }
 
     /// Has the guests of carts that this turn changed told, once the change is committed.
     fn tell_now(&mut self) {
-        let changed = self.turn.records.iter().filter_map(|record| match record {
-            Record::Sealed { order_id, .. }
-            | Record::Confirmed { order_id, .. }
-            | Record::Returned { order_id, .. } => self.replica.shard.untold_of(order_id),
-            _ => None,
-        });
-        let tells: Vec<Tell> = changed.collect();
-        for tell in tells {
-            self.tell(tell);
+        let changed = self
+            .turn
+            .decided
+            .iter()
+            .filter_map(|(place, record)| match record {
+                Record::Sealed { order_id, .. }
+                | Record::Confirmed { order_id, .. }
+                | Record::Returned { order_id, .. } => {
+                    let shard = self.replica.shards.get(place.index())?;
+                    Some((*place, shard.untold_of(order_id)?))
+                }
+                _ => None,
+            });
+        let tells: Vec<(Place, Tell)> = changed.collect();
+        for (place, tell) in tells {
+            self.tell(place, tell);
         }
     }
 
-    fn tell_again(&mut self, now: UnixMs) {
+    fn tell_again(&mut self, place: Place) -> Result<(), Fatal> {
+        let now = self.turn.moment.now;
+        let desk = &mut self.desks[place.index()];
+        let shard = self.replica.shard_mut(place);
+        let shard = shard.map_err(|source| Fatal::Apply { index: 0, source })?;
+        if shard.untold().next().is_none() {
+            desk.tell_again_at.clear();
+            return Ok(());
+        }
         let due = |tell: &Tell| {
-            self.tell_again_at
+            desk.tell_again_at
                 .get(&tell.try_id)
                 .is_none_or(|at| now >= *at)
         };
-        let tells: Vec<Tell> = self
-            .replica
-            .shard
-            .untold()
-            .filter(due)
-            .take(FORGET_BITE)
-            .collect();
-        if tells.is_empty() && self.replica.shard.untold().next().is_none() {
-            self.tell_again_at.clear();
-        }
+        let tells: Vec<Tell> = shard.untold().filter(due).take(FORGET_BITE).collect();
         for tell in tells {
-            self.tell(tell);
+            self.tell(place, tell);
         }
+        Ok(())
     }
 
-    fn tell(&mut self, tell: Tell) {
-        self.tell_again_at
-            .insert(tell.try_id, self.turn.moment.now.plus_ms(COURIER_RETRY_MS));
-        self.when_committed(Effect::Tell(tell));
+    fn tell(&mut self, home: Place, tell: Tell) {
+        let again_at = self.turn.moment.now.plus_ms(COURIER_RETRY_MS);
+        let desk = &mut self.desks[home.index()];
+        desk.tell_again_at.insert(tell.try_id, again_at);
+        self.when_committed(Effect::Tell { home, tell });
     }
 
     /// The moment of the present turn.
     pub fn moment(&self) -> &Moment {
         &self.turn.moment
     }
+}
+
+fn place_at(index: usize) -> Place {
+    Place(u8::try_from(index).expect("there are few shards"))
+}
+
+fn apply(shard: &mut Shard, record: &Record) -> Result<(), Fatal> {
+    let applied = shard.apply(record);
+    applied.map_err(|source| Fatal::Apply { index: 0, source })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::moves::{NewOrder, Units};
 use super::orders::Line;
 use super::{Shard, digest};
-use crate::ids::{OrderId, PromotionId, TryId, UnixMs};
+use crate::ids::{OrderId, Place, PromotionId, TryId, UnixMs};
 use crate::order::{CartPart, CartRole, GrantedItem, Order, OrderState, ReturnReason, Told};
 use crate::promotion::Promotion;
 use crate::record::{Granted, PromotionChanged, Record, ReturnedFrom};
@@ -16,6 +16,9 @@ use crate::record::{Granted, PromotionChanged, Record, ReturnedFrom};
 /// bug. The shard must stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
+    /// There is no such shard.
+    #[error("no shard has the place {} in this log", .0.0)]
+    NoShard(Place),
     /// The promotion is not there.
     #[error("promotion {0} is not there")]
     NoPromotion(PromotionId),

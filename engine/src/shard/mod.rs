@@ -196,14 +196,26 @@ impl Shard {
         self.seen = Some(seen);
     }
 
-    /// The promotions changed since the last call, as they are now.
-    pub fn take_touched(&mut self) -> Vec<Shown> {
-        let touched = std::mem::take(&mut self.touched);
-        let shown = touched.into_iter().filter_map(|number| {
-            *self.is_touched.get_mut(number as usize)? = false;
-            self.shown(number)
-        });
-        shown.collect()
+    /// Adds to `into` the promotions changed since the last call, as they are now.
+    pub fn take_touched(&mut self, into: &mut Vec<Shown>) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for number in touched.drain(..) {
+            // One whose creation was taken back is no longer there.
+            if let Some(is_touched) = self.is_touched.get_mut(number as usize) {
+                *is_touched = false;
+                into.extend(self.shown(number));
+            }
+        }
+        self.touched = touched;
+    }
+
+    /// Forgets which promotions were changed.
+    pub fn forget_touched(&mut self) {
+        for number in self.touched.drain(..) {
+            if let Some(is_touched) = self.is_touched.get_mut(number as usize) {
+                *is_touched = false;
+            }
+        }
     }
 
     /// All promotions as they are shown to readers.
@@ -322,7 +334,6 @@ impl PartialEq for Shard {
     }
 }
 
-/// The bytes an ip is kept as: 4 or 16.
 /// Has `seen` know an order and its buyer.
 fn note_order(seen: &Seen, order_id: &OrderId, buyer: Option<(&Pin, IpAddr)>) {
     seen.insert(seen.order(order_id));
@@ -333,6 +344,7 @@ fn note_order(seen: &Seen, order_id: &OrderId, buyer: Option<(&Pin, IpAddr)>) {
     }
 }
 
+/// The bytes an ip is kept as: 4 or 16.
 pub(crate) fn ip_bytes(ip: IpAddr) -> ([u8; 16], usize) {
     let mut bytes = [0; 16];
     match ip {

@@ -72,7 +72,7 @@ impl Shard {
             .into());
         }
         // What is loaded is no change.
-        shard.take_touched();
+        shard.forget_touched();
         Ok(shard)
     }
 }

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qiang_engine::actor::{Actor, Effect};
-use qiang_engine::batch::{Batch, Tag};
+use qiang_engine::batch::{Batch, Part, Tag};
 use qiang_engine::replica::Folded;
 use qiang_engine::seen::Seen;
 use qiang_engine::shard::{Decision, Moment};
-use qiang_engine::{Record, Replica};
+use qiang_engine::{Place, Record, Replica};
 
 use crate::script::{self, BEGINNING, Words};
 use crate::transcripts::Script;
@@ -30,11 +30,11 @@ pub struct ActorScript {
 impl ActorScript {
     pub fn new() -> Self {
         ActorScript {
-            actor: Actor::new(Replica::new(1), 0, Arc::new(Seen::new(1))),
+            actor: Actor::new(Replica::new(1, 1), 0, vec![Arc::new(Seen::new(1))]),
             moment: Moment::at(BEGINNING),
             lease: true,
             proposed: BTreeMap::new(),
-            follower: Replica::new(2),
+            follower: Replica::new(1, 2),
             index: 0,
         }
     }
@@ -54,7 +54,7 @@ impl ActorScript {
             let (caller, command) = command.split_once(':').expect("caller: command");
             let command = Words::of(command.trim()).command();
             self.actor
-                .handle_command(&command, caller.trim().to_owned())
+                .handle_command(Place(0), &command, caller.trim().to_owned())
                 .unwrap();
         }
         self.actor.end_turn(self.lease);
@@ -77,14 +77,17 @@ impl ActorScript {
     /// Another node decides a command on what is committed.
     fn foreign(&self, me: Tag, command: &str) -> Vec<u8> {
         let command = Words::of(command).command();
-        let record = match self.follower.shard.decide(&command, &self.moment) {
+        let record = match self.follower.shards[0].decide(&command, &self.moment) {
             Ok(Decision::Record(record)) => record,
             other => panic!("the other node accepts only: {other:?}"),
         };
         Batch {
             me,
             prev: self.follower.tail,
-            records: vec![record],
+            parts: vec![Part {
+                place: Place(0),
+                records: vec![record],
+            }],
         }
         .encode()
     }
@@ -114,7 +117,8 @@ impl ActorScript {
             Effect::Propose { tag, bytes } => {
                 let batch = Batch::decode(&bytes).unwrap();
                 self.proposed.insert((tag.stint, tag.seq), bytes);
-                let records: Vec<_> = batch.records.iter().map(Record::type_name).collect();
+                let records = batch.parts.iter().flat_map(|part| &part.records);
+                let records: Vec<_> = records.map(Record::type_name).collect();
                 format!(
                     "propose {} after {}: {}",
                     say_tag(batch.me),
@@ -135,10 +139,11 @@ impl ActorScript {
                 order_id,
                 try_id,
                 home,
+                ..
             } => {
                 format!("ask home of {home} about {order_id} of try {}", try_id.0)
             }
-            Effect::Tell(tell) => {
+            Effect::Tell { tell, .. } => {
                 format!(
                     "tell guests of {}: {}",
                     tell.order_id,
@@ -154,7 +159,7 @@ impl ActorScript {
             let replica = self.actor.replica();
             assert_eq!(replica.tail, self.follower.tail);
             assert!(
-                replica.shard == self.follower.shard,
+                replica.shards == self.follower.shards,
                 "nothing pending, yet the states differ"
             );
         }

@@ -16,6 +16,7 @@ mod replay;
 mod routing;
 mod script;
 mod shard_script;
+mod shared_log;
 mod story;
 mod support;
 mod transcripts;

@@ -1,11 +1,12 @@
-//! The stored form of records, version 1: one file of each kind under `tests/golden/records`, as hex.
+//! The stored form of records, version 1, and of batches, versions 1 and 2: one file of each kind under
+//! `tests/golden/records`, as hex.
 //! Whatever a later version writes, these bytes must decode to these values for ever.
 //!
 //! A test never changes a file. `QIANG_GOLDEN=write` adds one that is missing, for a new kind of record.
 
 use std::path::Path;
 
-use qiang_engine::batch::{Batch, Tag};
+use qiang_engine::batch::{Batch, Part, Tag};
 use qiang_engine::codec::{self, DecodeError};
 use qiang_engine::order::{
     Buyer, CartPart, CartRole, GrantedItem, Item, Items, Order, OrderState, ReturnReason, Told,
@@ -14,7 +15,7 @@ use qiang_engine::promotion::{
     Channel, Channels, CloseReason, Counters, Limits, Price, Promotion, Rate, Terms,
 };
 use qiang_engine::record::{Granted, PromotionChanged, ReturnedFrom};
-use qiang_engine::{Record, TryId, UnixMs};
+use qiang_engine::{Place, Record, TryId, UnixMs};
 
 use crate::support::{ip, order_id, pin, promotion_id};
 
@@ -97,7 +98,7 @@ fn lines() -> Items {
 }
 
 /// One record of each kind, and of each kind of what it holds.
-fn examples() -> Vec<(&'static str, Record)> {
+pub fn examples() -> Vec<(&'static str, Record)> {
     let promotion = Promotion {
         id: promotion_id("A"),
         terms: terms().into(),
@@ -317,8 +318,30 @@ fn every_kind_of_record_has_a_golden_file() {
 }
 
 #[test]
-fn a_batch_of_version_1_decodes_and_encodes_as_it_was_written() {
+fn a_batch_of_version_1_decodes_as_the_only_shards() {
+    let bytes = golden("batch", &[]);
+    assert_eq!(bytes[0], 1);
     let records = examples().into_iter().map(|(_, record)| record);
+    let parts = vec![Part {
+        place: Place(0),
+        records: records.take(6).collect(),
+    }];
+    let decoded = Batch::decode(&bytes).unwrap();
+    assert_eq!(decoded.parts, parts);
+    let peeked = Batch::peek(&bytes).unwrap();
+    assert_eq!(peeked, (decoded.me, decoded.prev));
+    let records = Batch::records_of(Place(0), &bytes).unwrap();
+    assert_eq!(records, parts[0].records);
+    assert_eq!(Batch::records_of(Place(1), &bytes).unwrap(), []);
+}
+
+#[test]
+fn a_batch_of_version_2_decodes_and_encodes_as_it_was_written() {
+    let records: Vec<Record> = examples().into_iter().map(|(_, record)| record).collect();
+    let part = |place, records: &[Record]| Part {
+        place: Place(place),
+        records: records.to_vec(),
+    };
     let batch = Batch {
         me: Tag {
             stint: 0x0102_0304_0506_0708,
@@ -328,12 +351,28 @@ fn a_batch_of_version_1_decodes_and_encodes_as_it_was_written() {
             stint: 9,
             seq: u64::MAX,
         },
-        records: records.take(6).collect(),
+        parts: vec![
+            part(0, &records[..2]),
+            part(1, &records[2..5]),
+            part(3, &records[5..6]),
+        ],
     };
-    let bytes = golden("batch", &batch.encode());
+    let bytes = golden("batch_of_shards", &batch.encode());
     assert_eq!(Batch::decode(&bytes).unwrap(), batch);
     assert_eq!(hex(&batch.encode()), hex(&bytes));
     assert_eq!(Batch::peek(&bytes).unwrap(), (batch.me, batch.prev));
+    for part in &batch.parts {
+        let records = Batch::records_of(part.place, &bytes).unwrap();
+        assert_eq!(records, part.records);
+    }
+    assert_eq!(Batch::records_of(Place(2), &bytes).unwrap(), []);
+    let decided = batch.parts.iter().flat_map(|part| {
+        let records = part.records.iter();
+        records.map(|record| (part.place, record.clone()))
+    });
+    let decided: Vec<_> = decided.collect();
+    let encoded = Batch::encode_decided(batch.me, batch.prev, &decided);
+    assert_eq!(hex(&encoded), hex(&bytes), "as an actor encodes it");
 }
 
 #[test]
@@ -389,7 +428,10 @@ fn what_is_not_a_batch_is_named() {
     let batch = Batch {
         me: Tag::default(),
         prev: Tag::default(),
-        records: vec![examples().remove(4).1],
+        parts: vec![Part {
+            place: Place(0),
+            records: vec![examples().remove(4).1],
+        }],
     };
     let bytes = batch.encode();
     assert!(matches!(Batch::decode(&[]), Err(DecodeError::Empty)));
@@ -397,7 +439,8 @@ fn what_is_not_a_batch_is_named() {
         Batch::peek(&[9, 9]),
         Err(DecodeError::Newer { found: 9 })
     ));
-    for length in 1..bytes.len() {
+    const HEAD_BYTES: usize = 33;
+    for length in (1..HEAD_BYTES).chain(HEAD_BYTES + 1..bytes.len()) {
         assert!(
             Batch::decode(&bytes[..length]).is_err(),
             "cut to {length} bytes"
@@ -406,6 +449,12 @@ fn what_is_not_a_batch_is_named() {
     let longer = [&bytes[..], &[1]].concat();
     assert!(matches!(
         Batch::decode(&longer),
+        Err(DecodeError::Malformed(_))
+    ));
+    let mut part_too_long = longer;
+    part_too_long[HEAD_BYTES + 1] += 1;
+    assert!(matches!(
+        Batch::decode(&part_too_long),
         Err(DecodeError::Trailing { bytes: 1 })
     ));
 }

@@ -3,10 +3,10 @@
 
 use proptest::prelude::*;
 
-use qiang_engine::batch::{Batch, Tag};
+use qiang_engine::batch::{Batch, Part, Tag};
 use qiang_engine::replica::Folded;
 use qiang_engine::shard::ApplyError;
-use qiang_engine::{Record, Replica, Shard, UnixMs};
+use qiang_engine::{Place, Record, Replica, Shard, UnixMs};
 
 use crate::story::{self, Listener};
 use crate::support::{Driven, create, grab};
@@ -43,11 +43,17 @@ struct Following {
     restarts: u64,
 }
 
+/// The part of a batch of the only shard.
+fn of_one(records: Vec<Record>) -> Part {
+    let place = Place(0);
+    Part { place, records }
+}
+
 impl Following {
     fn new() -> Self {
         let (waiting, seq, restarts) = (Vec::new(), 0, 0);
         Following {
-            replica: Replica::new(99),
+            replica: Replica::new(1, 99),
             waiting,
             seq,
             restarts,
@@ -63,7 +69,7 @@ impl Following {
         let batch = Batch {
             me,
             prev: self.replica.tail,
-            records: std::mem::take(&mut self.waiting),
+            parts: vec![of_one(std::mem::take(&mut self.waiting))],
         };
         let bytes = batch.encode();
         assert_eq!(Batch::peek(&bytes).unwrap(), (batch.me, batch.prev));
@@ -81,7 +87,7 @@ impl Following {
         self.restarts += 1;
         let loaded = Replica::load(&mut saved.as_slice(), self.restarts).unwrap();
         assert!(
-            loaded.shard == self.replica.shard,
+            loaded.shards == self.replica.shards,
             "a saved state is loaded as it was"
         );
         assert_eq!(
@@ -99,11 +105,11 @@ impl Listener for Following {
         if self.waiting.len() as u64 > after.digest() % 3 {
             self.fold();
             assert_eq!(
-                self.replica.shard.digest(),
+                self.replica.shards[0].digest(),
                 after.digest(),
                 "digest after {record:?}"
             );
-            assert!(self.replica.shard == *after, "state after {record:?}");
+            assert!(self.replica.shards[0] == *after, "state after {record:?}");
         }
         if after.digest().is_multiple_of(7) {
             self.restart();
@@ -198,16 +204,16 @@ fn a_batch_that_does_not_follow_the_tail_is_void() {
     let batch = |stint, seq, prev, record: &Record| Batch {
         me: Tag { stint, seq },
         prev,
-        records: vec![record.clone()],
+        parts: vec![of_one(vec![record.clone()])],
     };
-    let mut replica = Replica::new(0);
+    let mut replica = Replica::new(1, 0);
     let first = batch(4, 1, Tag::default(), &records[0]);
     assert_eq!(replica.fold(1, &first).unwrap(), Folded::Effective);
     // Its predecessor (4, 2) was refused and never came into the log.
     let orphan = batch(4, 3, Tag { stint: 4, seq: 2 }, &records[1]);
-    let before = replica.shard.clone();
+    let before = replica.shards.clone();
     assert_eq!(replica.fold(2, &orphan).unwrap(), Folded::Void);
-    assert!(replica.shard == before);
+    assert!(replica.shards == before);
     let next = batch(9, 1, first.me, &records[1]);
     assert_eq!(replica.fold(3, &next).unwrap(), Folded::Effective);
     assert_eq!((replica.tail, replica.voids), (next.me, vec![2]));
@@ -236,8 +242,8 @@ fn a_saved_state_that_was_cut_or_changed_does_not_load() {
         .at(2_500, &qiang_engine::Command::Confirm { order_id })
         .unwrap();
     let replica = Replica {
-        shard: driven.shard,
-        ..Replica::new(0)
+        shards: vec![driven.shard],
+        ..Replica::new(1, 0)
     };
     let mut saved = Vec::new();
     replica.save(&mut saved).unwrap();
