@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 
-use crate::batch::{Batch, Tag};
+use crate::batch::{Batch, Part, Tag};
 use crate::codec::{self, DecodeError};
 use crate::ids::Place;
 use crate::shard::{ApplyError, Shard, Shown};
@@ -16,8 +16,10 @@ const HEAD_VERSION: u8 = 2;
 /// The state of the shards that share a log, together with the end of the chain of batches that led to it.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    /// The shards, by their places.
+    /// The shards, by their places; or only one of them.
     pub shards: Vec<Shard>,
+    /// Whose state this is, if it is not that of all shards.
+    only: Option<Place>,
     /// The last effective batch.
     pub tail: Tag,
     /// Log indexes of void batches, ascending: readers of flows skip them.
@@ -53,9 +55,31 @@ impl Replica {
     pub fn new(shards: usize, hash_seed: u64) -> Self {
         Replica {
             shards: (0..shards).map(|_| Shard::new(hash_seed)).collect(),
+            only: None,
             tail: Tag::default(),
             voids: Vec::new(),
         }
+    }
+
+    /// The same for the shard at `place` alone: what is of others is passed over from now on.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn only(mut self, place: Place) -> Self {
+        self.shards = vec![self.shards.swap_remove(place.index())];
+        self.only = Some(place);
+        self
+    }
+
+    /// Decodes an encoded batch, as far as it is about the shards that this is the state of.
+    pub fn decode(&self, bytes: &[u8]) -> Result<Batch, DecodeError> {
+        let Some(place) = self.only else {
+            return Batch::decode(bytes);
+        };
+        let (me, prev) = Batch::peek(bytes)?;
+        let records = Batch::records_of(place, bytes)?;
+        let parts = vec![Part { place, records }];
+        Ok(Batch { me, prev, parts })
     }
 
     /// Folds the committed batch at `index` into the state.
@@ -65,7 +89,11 @@ impl Replica {
             return Ok(Folded::Void);
         }
         for part in &batch.parts {
-            let shard = self.shard_mut(part.place)?;
+            let shard = match self.only {
+                None => self.shard_mut(part.place)?,
+                Some(place) if place == part.place => &mut self.shards[0],
+                Some(_) => continue,
+            };
             for record in &part.records {
                 shard.apply(record)?;
             }
@@ -127,6 +155,7 @@ impl Replica {
         let shards = (0..shards).map(|_| Shard::load(input, hash_seed));
         Ok(Replica {
             shards: shards.collect::<Result<_, _>>()?,
+            only: None,
             tail,
             voids,
         })

@@ -27,8 +27,12 @@ impl Sharing {
     pub const NONE: Sharing = Sharing { logs: SHARDS };
 
     /// The shards on so many logs; `None` where they do not go into them evenly.
-    pub fn over(logs: u16) -> Option<Self> {
-        (logs > 0 && SHARDS.is_multiple_of(logs)).then_some(Sharing { logs })
+    pub const fn over(logs: u16) -> Option<Self> {
+        if logs > 0 && SHARDS.is_multiple_of(logs) {
+            Some(Sharing { logs })
+        } else {
+            None
+        }
     }
 
     /// How many logs there are.

@@ -39,16 +39,24 @@ const META_BYTES_MAX: u64 = 128 << 20;
 pub struct Contents {
     /// Whose backup it is, from when.
     pub header: Header,
-    /// Every group: the shards in order, then `meta`.
+    /// Every group: the shards' in order, then `meta`.
     pub groups: Vec<GroupContents>,
     /// The cluster's own state.
     pub meta: MetaState,
 }
 
+impl Contents {
+    /// How many logs the shards share.
+    fn logs(&self) -> u16 {
+        let sharing = self.header.sharing();
+        sharing.expect("a whole backup names all groups").logs()
+    }
+}
+
 /// What a backup holds of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupContents {
-    /// The shard's number, or `meta`.
+    /// The number of the first of its shards, or `meta`.
     pub group: String,
     /// Where the group is cut.
     pub cut: Cut,
@@ -96,10 +104,9 @@ pub fn inspect(path: &Path) -> Result<Contents, BackupError> {
         if cut.group_id() == META_GROUP {
             meta = Some(read_meta_state(&mut reader)?);
         } else {
-            let shard = Replica::load(&mut reader, random_u64())
-                .map_err(|error| undecodable(&group, &error))?
-                .shard;
-            (orders, promotions) = (shard.order_count(), shard.promotions().len());
+            let replica = Replica::load(&mut reader, random_u64())
+                .map_err(|error| undecodable(&group, &error))?;
+            (orders, promotions) = (replica.order_count(), replica.promotion_count());
         }
         if reader.skip_group()? != bytes {
             return Err(undecodable(&group, &"something follows its state"));

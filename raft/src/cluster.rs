@@ -51,6 +51,8 @@ pub enum ClusterChange {
         node_id: u64,
         /// What others know of it.
         info: NodeInfo,
+        /// How many logs the shards share.
+        logs: u16,
     },
     /// A node joins.
     Add {
@@ -92,7 +94,7 @@ pub enum ClusterChange {
         /// The data centre.
         dc: String,
     },
-    /// One shard's leader to one node.
+    /// The leader of one shard, and of those that share its log, to one node.
     Lead {
         /// The shard.
         shard: u16,
@@ -194,14 +196,18 @@ impl Cluster {
         let mut next = self.clone();
         next.revision += 1;
         match change {
-            ClusterChange::Found { node_id, info } => {
+            ClusterChange::Found {
+                node_id,
+                info,
+                logs,
+            } => {
                 if !self.nodes.is_empty() {
                     return Err(ClusterRefusal::Nothing(
                         "the cluster exists already".to_owned(),
                     ));
                 }
                 next.preferred_dc.clone_from(&info.dc);
-                next.placement = Placement::unplaced(usize::from(SHARDS));
+                next.placement = Placement::unplaced(usize::from(*logs));
                 next.join(*node_id, info, Duty::Serves);
             }
             ClusterChange::Add {
@@ -299,9 +305,9 @@ impl Cluster {
         self.nodes.iter().map(site).collect()
     }
 
-    /// The voters that a group should have: a shard's, or, past the shards, the meta group's.
-    pub fn voters(&self, group: u16) -> &[u64] {
-        match self.placement.shards.get(usize::from(group)) {
+    /// The voters that a shard, or a group, should have; past the shards' numbers, those of the meta group.
+    pub fn voters(&self, number: u16) -> &[u64] {
+        match self.placement.of(number) {
             Some(place) => &place.voters,
             None => &self.placement.meta,
         }
@@ -370,11 +376,8 @@ impl Cluster {
 
     fn lead(&mut self, shard: u16, node_id: u64) -> Result<(), ClusterRefusal> {
         let member = self.member(node_id)?.clone();
-        let place = self
-            .placement
-            .shards
-            .get_mut(usize::from(shard))
-            .ok_or(ClusterRefusal::UnknownShard(shard))?;
+        let place = self.placement.of_mut(shard);
+        let place = place.ok_or(ClusterRefusal::UnknownShard(shard))?;
         let why = match member.duty {
             _ if member.info.dc == WITNESS_DC => Some("is a witness"),
             _ if !place.voters.contains(&node_id) => Some("holds no replica of it"),

@@ -26,6 +26,7 @@ fn four() -> Cluster {
     let found = ClusterChange::Found {
         node_id: 1,
         info: info(1, "a"),
+        logs: 16,
     };
     let mut cluster = Cluster::default()
         .decide(&found, &BTreeSet::new())

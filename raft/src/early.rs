@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use qiang_engine::command::Grab;
 use qiang_engine::shard::Moment;
-use qiang_engine::{Rejection, UnixMs, early};
+use qiang_engine::{Place, Rejection, UnixMs, early};
 
 use crate::board::Board;
 use crate::group::ShardGroup;
@@ -28,8 +28,8 @@ pub struct Early {
 }
 
 impl Early {
-    /// Refuses a grab at once, if that is certain; otherwise its shard's actor is to decide.
-    pub fn refuse(&self, group: &ShardGroup, grab: &Grab) -> Option<Rejection> {
+    /// Refuses a grab on the shard at `place` at once, if that is certain; otherwise its shard's actor is to decide.
+    pub fn refuse(&self, group: &ShardGroup, place: Place, grab: &Grab) -> Option<Rejection> {
         // What waits came first. One of it may be the same grab.
         if group.mailbox.depth() > 0 {
             return None;
@@ -44,7 +44,7 @@ impl Early {
             rate_percent: policy.rate_percent,
         };
         self.board.look(&item.promotion_id, |shown| {
-            let refused = early::refuse(shown, grab, &group.seen, &moment)?;
+            let refused = early::refuse(shown, grab, group.seen_by(place), &moment)?;
             // After the board was read: whoever leads now led then.
             if !group.decides_under_lease(self.lease) {
                 return None;

@@ -1,4 +1,4 @@
-//! Reading flows: the committed log of a shard, record by record, void batches left out.
+//! Reading flows: what is committed of a shard in its log, record by record, void batches left out.
 //!
 //! A cursor is `index << 16 | position`: unique and growing in commit order, so a reader that keeps
 //! the last one misses none and sees none twice.
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchSender;
-use qiang_engine::{Batch, OrderId, PromotionId, Record, ShardId};
+use qiang_engine::{Batch, OrderId, Place, PromotionId, Record, ShardId, UnixMs};
 use qiang_storage::GroupLog;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
@@ -86,6 +86,7 @@ pub enum FlowError {
 #[derive(Clone)]
 pub struct FlowReader {
     pub(crate) group: Arc<ShardGroup>,
+    pub(crate) place: Place,
     pub(crate) log: GroupLog,
 }
 
@@ -109,6 +110,7 @@ impl FlowReader {
             });
         }
         next = next.max(first);
+        let shard = self.group.shard_at(self.place);
         let mut flows = Vec::new();
         while next <= applied && flows.len() < limit {
             let values = self
@@ -123,10 +125,10 @@ impl FlowReader {
                     |error: String| FlowError::Storage(format!("log entry {next}: {error}"));
                 let batch = batch_in(next, value).map_err(|error| storage(error.to_string()))?;
                 if let Some(bytes) = batch.filter(|_| !self.group.is_void(next)) {
-                    let batch =
-                        Batch::decode(&bytes).map_err(|error| storage(error.to_string()))?;
+                    let records = Batch::records_of(self.place, &bytes)
+                        .map_err(|error| storage(error.to_string()))?;
                     let later = |flow: &Flow| flow.cursor > after && wanted(&flow.record);
-                    flows.extend(flows_of(self.group.shard, next, batch).filter(later));
+                    flows.extend(flows_of(shard, next, records).filter(later));
                 }
                 next += 1;
                 if flows.len() >= limit {
@@ -175,50 +177,51 @@ impl FlowReader {
     fn advances(&self) -> watch::Receiver<u64> {
         self.group.applied.subscribe()
     }
-
-    /// Index of the first entry that was decided at or after `time`, by halving: times grow along the log.
-    pub fn index_at(&self, time: qiang_engine::UnixMs, to: u64) -> Result<u64, FlowError> {
-        let (mut low, mut high) = (self.log.first_index().unwrap_or(0), to);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.time_from(middle, high)? {
-                Some(at) if at < time => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        Ok(low)
-    }
-
-    /// When the first batch in `from..to` was decided.
-    fn time_from(&self, from: u64, to: u64) -> Result<Option<qiang_engine::UnixMs>, FlowError> {
-        let mut index = from;
-        while index < to {
-            let storage = |error: String| FlowError::Storage(format!("log entry {index}: {error}"));
-            let values = self
-                .log
-                .read(index, index + 1, 1)
-                .map_err(|error| storage(error.to_string()))?;
-            let Some(value) = values.first() else {
-                return Ok(None);
-            };
-            if let Some(bytes) =
-                batch_in(index, value).map_err(|error| storage(error.to_string()))?
-            {
-                let batch = Batch::decode(&bytes).map_err(|error| storage(error.to_string()))?;
-                if let Some(record) = batch.records.first() {
-                    return Ok(Some(record.at()));
-                }
-            }
-            index += 1;
-        }
-        Ok(None)
-    }
 }
 
-/// The flows of one batch.
-pub fn flows_of(shard: ShardId, index: u64, batch: Batch) -> impl Iterator<Item = Flow> {
-    batch
-        .records
+/// Index of the first entry of a log that was decided at or after `time`, by halving: times grow along the log.
+pub fn index_at(log: &GroupLog, time: UnixMs, to: u64) -> Result<u64, FlowError> {
+    let (mut low, mut high) = (log.first_index().unwrap_or(0), to);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match time_from(log, middle, high)? {
+            Some(at) if at < time => low = middle + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// When the first batch in `from..to` was decided.
+fn time_from(log: &GroupLog, from: u64, to: u64) -> Result<Option<UnixMs>, FlowError> {
+    let mut index = from;
+    while index < to {
+        let storage = |error: String| FlowError::Storage(format!("log entry {index}: {error}"));
+        let values = log
+            .read(index, index + 1, 1)
+            .map_err(|error| storage(error.to_string()))?;
+        let Some(value) = values.first() else {
+            return Ok(None);
+        };
+        if let Some(bytes) = batch_in(index, value).map_err(|error| storage(error.to_string()))? {
+            let batch = Batch::decode(&bytes).map_err(|error| storage(error.to_string()))?;
+            let mut records = batch.parts.iter().flat_map(|part| &part.records);
+            if let Some(record) = records.next() {
+                return Ok(Some(record.at()));
+            }
+        }
+        index += 1;
+    }
+    Ok(None)
+}
+
+/// What one batch holds of a shard, as flows.
+pub fn flows_of(
+    shard: ShardId,
+    index: u64,
+    records: Vec<Record>,
+) -> impl Iterator<Item = Flow> {
+    records
         .into_iter()
         .zip(0..)
         .map(move |(record, position): (Record, u64)| Flow {

@@ -1,14 +1,15 @@
-//! What the parts of one shard's group share: its Raft instance and what its actor shows others.
+//! What the parts of one group of shards share: its Raft instance and what its actor shows others.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use openraft::{Instant, Raft, RaftMetrics};
-use qiang_engine::ShardId;
 use qiang_engine::actor::Actor;
+use qiang_engine::routing::Sharing;
 use qiang_engine::seen::Seen;
+use qiang_engine::{Place, ShardId};
 use qiang_storage::GroupId;
 
 use crate::contacts::Contacts;
@@ -21,9 +22,12 @@ use crate::world::{random_u64, watch};
 
 pub type ShardRaft = Raft<TypeConfig, ShardMachine>;
 
-/// One shard's group on this node.
+/// A group of shards on this node: they share a log, and thereby its Raft instance and its actor.
 pub struct ShardGroup {
-    pub shard: ShardId,
+    pub id: GroupId,
+    sharing: Sharing,
+    /// What is shown of each shard, by their places.
+    shards: Vec<Facade>,
     pub mailbox: Mailbox,
     pub quiescence: Arc<Quiescence>,
     pub contacts: Arc<Contacts>,
@@ -39,24 +43,29 @@ pub struct ShardGroup {
     stopped: RwLock<Option<String>>,
     pub deciding: AtomicBool,
     pub pending: AtomicUsize,
-    pub orders: AtomicU64,
     /// The term whose leader this node's actor decides as; 0 while it does not decide.
     pub stint_term: AtomicU64,
     /// The time of the actor's last decision, in milliseconds of Unix time.
     pub decided_at: AtomicU64,
-    /// What the shard may have met, for who refuses without asking it.
-    pub seen: Arc<Seen>,
     /// Whether anybody was refused without asking the actor since this was last looked at.
     asked: AtomicBool,
-    /// A log index and the digest of the state there, the last with nothing pending.
-    digest: Mutex<Option<(u64, u64)>>,
     /// Bytes of entries applied since the process started.
     pub log_bytes: Arc<AtomicU64>,
     /// What `log_bytes` was at the last snapshot.
     pub snapshot_bytes: AtomicU64,
 }
 
-/// One group as operators see it.
+/// What is shown of one shard.
+struct Facade {
+    shard: ShardId,
+    /// What it may have met, for who refuses without asking it.
+    seen: Arc<Seen>,
+    orders: AtomicU64,
+    /// A log index and the digest of the state there, the last with nothing pending.
+    digest: Mutex<Option<(u64, u64)>>,
+}
+
+/// One shard, or the meta group, as operators see it; what is of its log and its actor is the same for all shards that share it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -85,9 +94,9 @@ pub struct GroupStatus {
     pub has_quorum: bool,
     /// Whether this node decides for the shard now.
     pub deciding: bool,
-    /// Batches proposed and not yet committed.
+    /// Batches proposed and not yet committed, of all shards that share the log.
     pub pending_entries: usize,
-    /// Commands that wait in the mailbox.
+    /// Commands that wait in the mailbox, of all of them.
     pub mailbox_depth: usize,
     /// Orders held in memory, in any state.
     pub orders: u64,
@@ -102,10 +111,19 @@ pub struct GroupStatus {
 }
 
 impl ShardGroup {
-    pub fn new(shard: ShardId, mailbox: Mailbox, timing: Timing) -> Self {
-        let quiescence = Quiescence::new(GroupId(shard.0), timing, Some(mailbox.clone()));
-        ShardGroup {
+    pub fn new(log: u16, sharing: Sharing, mailbox: Mailbox, timing: Timing) -> Self {
+        let id = GroupId(log);
+        let quiescence = Quiescence::new(id, timing, Some(mailbox.clone()));
+        let facade = |shard| Facade {
             shard,
+            seen: Arc::new(Seen::new(random_u64())),
+            orders: AtomicU64::new(0),
+            digest: Mutex::default(),
+        };
+        ShardGroup {
+            id,
+            sharing,
+            shards: sharing.shards_of(log).map(facade).collect(),
             mailbox,
             quiescence,
             contacts: Arc::default(),
@@ -116,15 +134,32 @@ impl ShardGroup {
             stopped: RwLock::default(),
             deciding: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
-            orders: AtomicU64::new(0),
             stint_term: AtomicU64::new(0),
             decided_at: AtomicU64::new(0),
-            seen: Arc::new(Seen::new(random_u64())),
             asked: AtomicBool::new(false),
-            digest: Mutex::default(),
             log_bytes: Arc::default(),
             snapshot_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// The shards, by their places.
+    pub fn shards(&self) -> impl ExactSizeIterator<Item = ShardId> {
+        self.shards.iter().map(|facade| facade.shard)
+    }
+
+    /// The shard at a place.
+    pub fn shard_at(&self, place: Place) -> ShardId {
+        self.sharing.shard_at(self.id.0, place)
+    }
+
+    /// What each shard may have met, by their places.
+    pub fn seen(&self) -> impl Iterator<Item = &Arc<Seen>> {
+        self.shards.iter().map(|facade| &facade.seen)
+    }
+
+    /// What a shard of this group may have met.
+    pub fn seen_by(&self, place: Place) -> &Seen {
+        &self.shards[place.index()].seen
     }
 
     /// The group's Raft instance, while it runs on this node.
@@ -206,8 +241,12 @@ impl ShardGroup {
         }
         self.applied
             .send_if_modified(|shown| std::mem::replace(shown, index) != index);
-        if actor.pending() == 0 {
-            self.show_digest(index, actor.replica().shard.digest());
+        for (facade, shard) in self.shards.iter().zip(&actor.replica().shards) {
+            if actor.pending() == 0 {
+                facade.show_digest(index, shard.digest());
+            }
+            let orders = shard.order_count() as u64;
+            facade.orders.store(orders, Ordering::Relaxed);
         }
         let decides = actor.deciding() && !self.paused.load(Ordering::Acquire);
         self.deciding.store(decides, Ordering::Relaxed);
@@ -215,16 +254,6 @@ impl ShardGroup {
         let decided_at = actor.moment().now.0;
         self.decided_at.store(decided_at, Ordering::Release);
         self.pending.store(actor.pending(), Ordering::Relaxed);
-        self.orders.store(
-            actor.replica().shard.order_count() as u64,
-            Ordering::Relaxed,
-        );
-    }
-
-    /// Shows the digest of the state at `index`.
-    pub fn show_digest(&self, index: u64, digest: u64) {
-        let mut shown = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
-        *shown = Some((index, digest));
     }
 
     /// Whether the log says that the entry at `index` is void.
@@ -236,21 +265,34 @@ impl ShardGroup {
             .is_ok()
     }
 
-    pub fn status(&self, lease: Duration) -> GroupStatus {
+    /// A shard of this group.
+    pub fn status(&self, place: Place, lease: Duration) -> GroupStatus {
+        let facade = &self.shards[place.index()];
         let mut status = match self.raft() {
             Some(raft) => raft_status(&raft, lease),
             None => GroupStatus::unknown(),
         };
-        status.group = self.shard.to_string();
+        status.group = facade.shard.to_string();
         status.applied_index = *self.applied.borrow();
         status.deciding = self.deciding.load(Ordering::Relaxed);
         status.pending_entries = self.pending.load(Ordering::Relaxed);
         status.mailbox_depth = self.mailbox.depth();
         status.quiescent = self.quiescence.is_quiescent();
-        status.orders = self.orders.load(Ordering::Relaxed);
-        status.digest = *self.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        status.orders = facade.orders.load(Ordering::Relaxed);
+        status.digest = *facade.lock_digest();
         status.stopped = self.stopped().or(status.stopped);
         status
+    }
+}
+
+impl Facade {
+    fn lock_digest(&self) -> MutexGuard<'_, Option<(u64, u64)>> {
+        self.digest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows the digest of the state at `index`.
+    fn show_digest(&self, index: u64, digest: u64) {
+        *self.lock_digest() = Some((index, digest));
     }
 }
 

@@ -4,7 +4,7 @@
 //! Invariant: starting and stopping of groups is one after another; a group that is stopped has handed
 //! everything it had to say to its actor before the actor is told to begin anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -17,7 +17,8 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::{SnapshotOf, VoteOf, WatchReceiverOf};
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics};
-use qiang_engine::routing::SHARDS;
+use qiang_engine::ShardId;
+use qiang_engine::routing::{SHARDS, Sharing};
 use qiang_storage::{GroupId, GroupLog, Store};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -37,7 +38,7 @@ use crate::snapshot::{self, SnapshotFile};
 use crate::types::{NodeInfo, StoredMembership, TypeConfig};
 use crate::world::{blocking, watch};
 
-/// The group after the shards': the cluster's own state.
+/// The group of the cluster's own state, whose number is above all others'.
 pub const META_GROUP: GroupId = GroupId(SHARDS);
 
 /// The meta group's Raft instance.
@@ -178,6 +179,8 @@ pub struct Groups {
     pub info: NodeInfo,
     pub store: Store,
     pub peers: Peers,
+    pub sharing: Sharing,
+    /// The shards' groups, by number.
     pub shards: Vec<Arc<ShardGroup>>,
     pub meta_state: watch::Sender<MetaState>,
     pub liveness: Liveness,
@@ -185,7 +188,7 @@ pub struct Groups {
     pub backups: Arc<Semaphore>,
     config: Arc<Config>,
     /// When a leader's word last came, by group.
-    heard: Vec<Mutex<Option<Instant>>>,
+    heard: BTreeMap<GroupId, Mutex<Option<Instant>>>,
     meta: RwLock<Option<MetaRaft>>,
     meta_quiescence: Arc<Quiescence>,
     /// Held while a group is started or stopped; false once no group may start any more.
@@ -198,6 +201,7 @@ impl Groups {
         info: NodeInfo,
         store: Store,
         peers: Peers,
+        sharing: Sharing,
         shards: Vec<Arc<ShardGroup>>,
         config: Arc<Config>,
         timing: Timing,
@@ -207,26 +211,37 @@ impl Groups {
             info,
             store,
             peers,
+            sharing,
             shards,
             meta_state: watch::Sender::new(MetaState::default()),
             liveness: Liveness::new(timing),
             backups: Arc::new(Semaphore::new(1)),
             config,
-            heard: Groups::all().map(|_| Mutex::default()).collect(),
+            heard: BTreeMap::from_iter(all(sharing).map(|group| (group, Mutex::default()))),
             meta: RwLock::default(),
             meta_quiescence: Quiescence::new(META_GROUP, timing, None),
             open: tokio::sync::Mutex::new(true),
         }
     }
 
-    /// All groups that can be: the shards in order, then meta.
-    pub fn all() -> impl Iterator<Item = GroupId> {
-        (0..=META_GROUP.0).map(GroupId)
+    /// All groups that can be: the shards' in order, then meta.
+    pub fn all(&self) -> impl Iterator<Item = GroupId> + use<> {
+        all(self.sharing)
+    }
+
+    /// The group of a shard.
+    pub fn of(&self, shard: ShardId) -> &Arc<ShardGroup> {
+        &self.shards[usize::from(self.sharing.log_of(shard))]
+    }
+
+    /// The number of a shard's group.
+    pub fn id_of(&self, shard: ShardId) -> GroupId {
+        GroupId(self.sharing.log_of(shard))
     }
 
     /// Notes that a group's leader has spoken.
     pub fn note_heard(&self, group: GroupId) {
-        if let Some(heard) = self.heard.get(usize::from(group.0)) {
+        if let Some(heard) = self.heard.get(&group) {
             *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
     }
@@ -236,7 +251,7 @@ impl Groups {
         if let Some(leader) = self.quiescence(group).and_then(|it| it.followed()) {
             return self.liveness.heard(leader);
         }
-        let heard = self.heard.get(usize::from(group.0))?;
+        let heard = self.heard.get(&group)?;
         let heard = *heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.map(|at| at.elapsed())
     }
@@ -299,7 +314,7 @@ impl Groups {
         if let Some(raft) = self.raft(group) {
             return Ok(raft);
         }
-        if !*open || group > META_GROUP {
+        if !*open || !self.heard.contains_key(&group) {
             return Err(group_error(&name(group), &"it does not run on this node"));
         }
         let raft = match self.shards.get(usize::from(group.0)) {
@@ -333,15 +348,17 @@ impl Groups {
     }
 
     async fn start_shard(&self, shard: &Arc<ShardGroup>) -> Result<AnyRaft, StartError> {
-        let id = GroupId(shard.shard.0);
+        let id = shard.id;
         let wrong = |error: &dyn std::fmt::Display| group_error(&name(id), &error);
         let log = self.store.log(id).map_err(|error| wrong(&error))?;
         let log_store = LogStore::new(log.clone());
-        mend_snapshot(id, &self.store, &log_store, &log)
+        let shards = shard.shards().len();
+        mend_snapshot(id, shards, &self.store, &log_store, &log)
             .await
             .map_err(|error| wrong(&error))?;
         let machine = ShardMachine {
             group: id,
+            shards,
             node_id: self.node_id,
             mailbox: shard.mailbox.clone(),
             inherited_to: log.last_index().or(log.floor().map(|(floor, _)| floor)),
@@ -433,7 +450,7 @@ impl Groups {
     pub async fn stop_all(&self) {
         let mut open = self.open.lock().await;
         *open = false;
-        for group in Groups::all() {
+        for group in self.all() {
             self.stop_one(group).await;
         }
     }
@@ -447,6 +464,7 @@ impl Groups {
 /// Sees to it that a good snapshot reaches up to where Raft's view of the log begins.
 async fn mend_snapshot(
     id: GroupId,
+    shards: usize,
     store: &Store,
     log_store: &LogStore,
     log: &GroupLog,
@@ -455,10 +473,15 @@ async fn mend_snapshot(
         return Ok(());
     };
     let (log, snapshots) = (log.clone(), store.snapshots(id));
-    blocking(move || snapshot::mend(id, &log, &snapshots, floor)).await?
+    blocking(move || snapshot::mend(id, shards, &log, &snapshots, floor)).await?
 }
 
-/// What operators call a group.
+/// All groups that can be: the shards' in order, then meta.
+pub fn all(sharing: Sharing) -> impl Iterator<Item = GroupId> + use<> {
+    (0..sharing.logs()).map(GroupId).chain([META_GROUP])
+}
+
+/// What operators call a group: by the number of the first of its shards.
 pub fn name(group: GroupId) -> String {
     if group == META_GROUP {
         "meta".to_owned()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use qiang_storage::GroupId;
 use tokio::time::{Instant, sleep};
 
-use crate::groups::{AnyRaft, Groups, name};
+use crate::groups::{AnyRaft, name};
 use crate::node::Node;
 use crate::placement::{Duty, WITNESS_DC};
 use crate::world::spawn;
@@ -133,7 +133,7 @@ impl Node {
 
     /// Hands every leadership to others; for a node that is about to stop.
     pub async fn hand_over_all(&self) {
-        let led = Groups::all().filter_map(|group| {
+        let led = self.groups().all().filter_map(|group| {
             let raft = self.groups().raft(group).filter(AnyRaft::is_leader)?;
             let voters =
                 raft.look(|metrics| metrics.membership_config.voter_ids().collect::<Vec<u64>>());

@@ -57,7 +57,7 @@ pub struct Surroundings {
 pub struct Seat {
     group: Arc<ShardGroup>,
     around: Surroundings,
-    /// Absent once the shard was stopped.
+    /// Absent once its shards were stopped.
     actor: Option<Actor<Reply>>,
     /// The blank entry that this node's present leadership began with.
     leadership: Option<LogId>,
@@ -77,7 +77,7 @@ struct Proposal {
     bytes: Vec<u8>,
 }
 
-/// Why a shard is stopped on this node.
+/// Why the shards of a group are stopped on this node.
 #[derive(Debug, thiserror::Error)]
 enum StopReason {
     /// Its log or its state is damaged, or there is a bug.
@@ -220,7 +220,9 @@ impl Seat {
         self.effects.extend(old.abandon());
         self.leadership = None;
         self.group.set_stopped(None);
-        self.around.board.forget(self.group.shard);
+        for shard in self.group.shards() {
+            self.around.board.forget(shard);
+        }
     }
 
     /// After a fault: commands are refused and the log is not heard, until the group begins anew.
@@ -270,10 +272,10 @@ impl Seat {
         actor.begin_turn(moment);
         let mut commands = 0;
         while awake && commands < ROUND_EVENTS_MAX && !actor.turn_full() {
-            let Some((command, reply)) = self.group.mailbox.take_command() else {
+            let Some((place, command, reply)) = self.group.mailbox.take_command() else {
                 break;
             };
-            actor.handle_command(&command, reply)?;
+            actor.handle_command(place, &command, reply)?;
             commands += 1;
         }
         actor.run_deadlines()?;
@@ -354,19 +356,20 @@ impl Seat {
                     .into_iter()
                     .for_each(|shown| self.around.board.publish(shown)),
                 Effect::Ask {
+                    guest,
                     order_id,
                     try_id,
                     home,
                 } => {
                     self.send_courier(CourierJob::Ask {
-                        guest: self.group.shard,
+                        guest: self.group.shard_at(guest),
                         order_id,
                         try_id,
                         home,
                     });
                 }
-                Effect::Tell(tell) => self.send_courier(CourierJob::Tell {
-                    home: self.group.shard,
+                Effect::Tell { home, tell } => self.send_courier(CourierJob::Tell {
+                    home: self.group.shard_at(home),
                     tell,
                 }),
             }
@@ -378,7 +381,7 @@ impl Seat {
     /// A job that finds no room is dropped: the actor asks and tells again until it is acknowledged.
     fn send_courier(&self, job: CourierJob) {
         if self.around.courier.try_send(job).is_err() {
-            tracing::debug!(shard = self.group.shard.0, "the courier is busy");
+            tracing::debug!(group = self.group.id.0, "the courier is busy");
         }
     }
 
@@ -415,12 +418,13 @@ impl Seat {
         }
     }
 
-    /// Stops the shard on this node, loudly. Its state in memory cannot be trusted; the log can.
+    /// Stops the group's shards on this node, loudly. Its state in memory cannot be trusted; the log can.
     fn stop(&mut self, actor: Actor<Reply>, why: &str) {
+        let shards: Vec<u16> = self.group.shards().map(|shard| shard.0).collect();
         tracing::error!(
-            shard = self.group.shard.0,
+            ?shards,
             why,
-            "shard stopped: restart the node to recover it from its flows"
+            "shards stopped: restart the node to recover them from their flows"
         );
         self.group.set_stopped(Some(why.to_owned()));
         self.effects = actor.abandon();
@@ -451,13 +455,14 @@ impl Seat {
 }
 
 fn new_actor(group: &ShardGroup) -> Actor<Reply> {
-    Actor::new(Replica::new(random_u64()), 0, group.seen.clone())
+    let replica = Replica::new(group.shards().len(), random_u64());
+    Actor::new(replica, 0, group.seen().cloned().collect())
 }
 
 /// Answers `unavailable` to every command that waits.
 fn refuse_waiting(group: &ShardGroup) -> bool {
     let mut any = false;
-    while let Some((_, reply)) = group.mailbox.take_command() {
+    while let Some((_, _, reply)) = group.mailbox.take_command() {
         reply.send(Err(Refusal::Unavailable));
         any = true;
     }

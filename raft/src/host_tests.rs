@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use openraft::impls::leader_id_adv::LeaderId;
 use qiang_engine::promotion::Terms;
+use qiang_engine::routing::Sharing;
 use qiang_engine::seen::Seen;
-use qiang_engine::{Command, PromotionId, Replica, ShardId, UnixMs};
+use qiang_engine::{Command, Place, PromotionId, Replica, UnixMs};
 
 use super::*;
 use crate::mailbox::Mailbox;
@@ -27,7 +28,7 @@ fn seat() -> Seat {
     };
     let mailbox = Mailbox::new();
     Seat::new(
-        Arc::new(ShardGroup::new(ShardId(0), mailbox, Timing::default())),
+        Arc::new(ShardGroup::new(0, Sharing::NONE, mailbox, Timing::default())),
         around,
     )
 }
@@ -40,7 +41,7 @@ fn own_blank(term: u64, index: u64) -> LogId {
 
 /// An actor that decides since blank 1 of term 1, with one batch pending.
 fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
-    let mut actor = Actor::new(Replica::new(0), 0, Arc::new(Seen::new(0)));
+    let mut actor = Actor::new(Replica::new(1, 0), 0, vec![Arc::new(Seen::new(0))]);
     seat.hear_blank(&mut actor, 1, Some(own_blank(1, 1)))
         .expect("a blank");
     actor.begin_turn(Moment::at(UnixMs(1)));
@@ -50,7 +51,7 @@ fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
         terms: Box::new(Terms::default()),
     };
     actor
-        .handle_command(&create, Reply::to_nobody())
+        .handle_command(Place(0), &create, Reply::to_nobody())
         .expect("a command");
     actor.end_turn(true);
     assert_eq!((actor.deciding(), actor.pending()), (true, 1));

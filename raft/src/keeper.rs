@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use qiang_engine::UnixMs;
-use qiang_storage::{GroupId, SnapshotDir};
+use qiang_storage::SnapshotDir;
 use tokio::time::Instant;
 
-use crate::flows::FlowReader;
+use crate::flows::index_at;
 use crate::group::ShardGroup;
 use crate::groups::{AnyRaft, Groups};
 use crate::options::PolicyCell;
@@ -37,7 +37,7 @@ pub async fn run_keeper(
 ) {
     loop {
         tokio::time::sleep(ROUND_INTERVAL).await;
-        for group in Groups::all() {
+        for group in groups.all() {
             let Some(raft) = groups.raft(group) else {
                 continue;
             };
@@ -123,8 +123,8 @@ fn bytes_due(snapshots: &SnapshotDir) -> u64 {
 /// Deletes flows decided before `before`, as far as an older snapshot than the newest holds their
 /// effects: from what stays the shard can be rebuilt even if the newest snapshot goes bad.
 async fn forget_flows(groups: &Arc<Groups>, shard: &Arc<ShardGroup>, before: UnixMs) {
-    let id = GroupId(shard.shard.0);
-    let (groups, shard) = (groups.clone(), shard.clone());
+    let id = shard.id;
+    let groups = groups.clone();
     let forget = move || -> Result<(), String> {
         let log = groups.store.log(id).map_err(|error| error.to_string())?;
         let kept = groups
@@ -138,13 +138,9 @@ async fn forget_flows(groups: &Arc<Groups>, shard: &Arc<ShardGroup>, before: Uni
         let [oldest, _, ..] = kept.as_slice() else {
             return Ok(());
         };
-        let flows = FlowReader { group: shard, log };
-        let index = flows
-            .index_at(before, oldest.index.min(floor))
-            .map_err(|error| error.to_string())?;
-        flows
-            .log
-            .forget_below(index)
+        let index = index_at(&log, before, oldest.index.min(floor));
+        let index = index.map_err(|error| error.to_string())?;
+        log.forget_below(index)
             .map_err(|error| error.to_string())
     };
     match blocking(forget).await {

@@ -1,4 +1,4 @@
-//! Replication: one Raft group per shard and one for the cluster's own state, on openraft.
+//! Replication: a Raft group for each log that shards share and one for the cluster's own state, on openraft.
 //!
 //! openraft stays behind this crate: nothing of it is seen outside. A grab passes through here four
 //! times: `router` brings it to its shard's leader, `host` lets the shard's actor decide it and proposes the turn's
@@ -48,7 +48,7 @@ pub use group::GroupStatus;
 pub use meta::{ConfigRefusal, ConfigVersion, MetaState};
 pub use node::{CourierJob, Node};
 pub use operate::Stale;
-pub use options::{Begin, NodeOptions, Policy, StartError, Timing, World};
+pub use options::{Begin, NodeOptions, Policy, SHARING_DEFAULT, StartError, Timing, World};
 pub use recover::{RecoverError, Recovered};
 pub use rpc::{MetaAnswer, NodeReport};
 pub use types::NodeInfo;

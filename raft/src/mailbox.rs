@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use crossbeam::queue::SegQueue;
-use qiang_engine::{Answer, Command, Refusal, Replica, Tag};
+use qiang_engine::{Answer, Command, Place, Refusal, Replica, Tag};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::types::LogId;
 
-/// Commands that may wait for one shard; past it the answer is `overloaded` at once.
+/// Commands that may wait for one actor; past it the answer is `overloaded` at once.
 const MAILBOX_COMMANDS_MAX: usize = 32_768;
 
 /// Entries that may wait for one actor before `apply` holds back.
@@ -117,7 +117,7 @@ pub enum LogEvent {
 }
 
 struct Inner {
-    commands: SegQueue<(Command, Reply)>,
+    commands: SegQueue<(Place, Command, Reply)>,
     commands_waiting: AtomicUsize,
     log: SegQueue<LogEvent>,
     log_waiting: AtomicUsize,
@@ -141,29 +141,32 @@ impl Mailbox {
         }))
     }
 
-    /// Hands commands over and waits for all their answers until `deadline`, in the order of the commands. What finds no
+    /// Hands commands to the shard at `place` over and waits for all their answers until `deadline`, in the order of the commands. What finds no
     /// room is `overloaded` at once, what is not answered in time has an unknown outcome.
-    pub async fn ask(&self, commands: &[&Command], deadline: Instant) -> Each<Outcome> {
+    pub async fn ask(
+        &self,
+        place: Place,
+        commands: &[&Command],
+        deadline: Instant,
+    ) -> Each<Outcome> {
         if commands.is_empty() {
             return Each::new();
         }
         let gathering = Gathering::of(commands.len());
         for (position, command) in commands.iter().enumerate() {
-            self.put(
-                (*command).clone(),
-                Reply(Some((gathering.clone(), position))),
-            );
+            let reply = Reply(Some((gathering.clone(), position)));
+            self.put(place, (*command).clone(), reply);
         }
         self.wake();
         gathering.until(deadline).await
     }
 
-    fn put(&self, command: Command, reply: Reply) {
+    fn put(&self, place: Place, command: Command, reply: Reply) {
         if self.0.commands_waiting.fetch_add(1, Ordering::Relaxed) >= MAILBOX_COMMANDS_MAX {
             self.0.commands_waiting.fetch_sub(1, Ordering::Relaxed);
             return reply.send(Err(Refusal::Overloaded));
         }
-        self.0.commands.push((command, reply));
+        self.0.commands.push((place, command, reply));
     }
 
     /// Has the actor look around now.
@@ -181,7 +184,7 @@ impl Mailbox {
         self.0.commands_waiting.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn take_command(&self) -> Option<(Command, Reply)> {
+    pub(crate) fn take_command(&self) -> Option<(Place, Command, Reply)> {
         let taken = self.0.commands.pop();
         if taken.is_some() {
             self.0.commands_waiting.fetch_sub(1, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
+use qiang_engine::routing::SHARDS;
 use qiang_engine::shard::Tell;
 use qiang_engine::{Answer, Command, OrderId, PromotionId, Refusal, ShardId, TryId, UnixMs};
 use qiang_storage::{GroupId, Store};
@@ -21,7 +22,7 @@ use crate::board::Board;
 use crate::cluster::Cluster;
 use crate::early::Early;
 use crate::flows::{FlowError, FlowQuery, FlowReader};
-use crate::groups::{Groups, group_error};
+use crate::groups::{Groups, group_error, name};
 use crate::host::Surroundings;
 use crate::keeper::run_keeper;
 use crate::liveness::run_beats;
@@ -31,7 +32,7 @@ use crate::options::{Begin, NodeOptions, Policy, PolicyCell, StartError, World};
 use crate::peer::{Credentials, Handler, Peers, Stream, Tls, serve, tell_dropped};
 use crate::reconcile::run_reconciler;
 use crate::router::Router;
-use crate::start::{open_store, raft_config, seat_actors, stop_actors};
+use crate::start::{open_store, raft_config, seat_actors, sharing_of, stop_actors};
 use crate::world::{Clock, blocking, spawn, watch};
 
 mod report;
@@ -114,7 +115,8 @@ impl Node {
             clock: world.clock.clone(),
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let (shards, actors) = seat_actors(&around, options.timing, &stop);
+        let sharing = sharing_of(&store)?;
+        let (shards, actors) = seat_actors(&around, sharing, options.timing, &stop);
         let identity = store.identity();
         let credentials =
             Credentials::new(&identity.cluster_id, identity.incarnation, identity.node_id);
@@ -123,17 +125,15 @@ impl Node {
             options.info.clone(),
             store.clone(),
             Peers::new(credentials, world.dial.clone()),
+            sharing,
             shards,
             Arc::new(raft_config(&options)),
             options.timing,
         ));
         let begun = async {
             start_groups(&groups, options.begin == Begin::Bootstrap).await?;
-            groups
-                .shards
-                .iter()
-                .map(|group| reader(&store, group))
-                .collect::<Result<Vec<_>, _>>()
+            let readers = (0..SHARDS).map(|shard| reader(&groups, ShardId(shard)));
+            readers.collect::<Result<Vec<_>, _>>()
         };
         let flows = match begun.await {
             Ok(flows) => flows,
@@ -351,7 +351,7 @@ impl Node {
         stop: impl Fn() -> bool,
     ) -> Result<Vec<crate::flows::Flow>, FlowError> {
         let reader = self.flow_reader(&query)?;
-        let hosted = self.inner.groups.raft(GroupId(query.shard.0)).is_some();
+        let hosted = self.inner.groups.of(query.shard).raft().is_some();
         if !hosted || !reader.is_whole_after(query.after) {
             match self.flows_elsewhere(query.clone()).await {
                 // Nobody has more: what was deleted by retention is gone everywhere.
@@ -368,7 +368,7 @@ impl Node {
         query: FlowQuery,
     ) -> Result<Vec<crate::flows::Flow>, FlowError> {
         let reader = self.flow_reader(&query)?;
-        let hosted = self.inner.groups.raft(GroupId(query.shard.0)).is_some();
+        let hosted = self.inner.groups.of(query.shard).raft().is_some();
         if !hosted || !reader.is_whole_after(query.after) {
             return Err(FlowError::Unavailable);
         }
@@ -475,7 +475,7 @@ impl Node {
 async fn start_groups(groups: &Arc<Groups>, bootstrap: bool) -> Result<(), StartError> {
     let mut present = groups.held()?;
     if bootstrap && present.is_empty() {
-        present = Groups::all().collect();
+        present = groups.all().collect();
     }
     for group in &present {
         groups.start(*group).await?;
@@ -486,12 +486,10 @@ async fn start_groups(groups: &Arc<Groups>, bootstrap: bool) -> Result<(), Start
     Ok(())
 }
 
-fn reader(store: &Store, group: &Arc<crate::group::ShardGroup>) -> Result<FlowReader, StartError> {
-    let log = store
-        .log(GroupId(group.shard.0))
-        .map_err(|error| group_error(&group.shard.to_string(), &error))?;
-    Ok(FlowReader {
-        group: group.clone(),
-        log,
-    })
+fn reader(groups: &Groups, shard: ShardId) -> Result<FlowReader, StartError> {
+    let group = groups.of(shard).clone();
+    let log = groups.store.log(group.id);
+    let log = log.map_err(|error| group_error(&name(group.id), &error))?;
+    let place = groups.sharing.place_of(shard);
+    Ok(FlowReader { group, place, log })
 }

@@ -4,12 +4,14 @@
 use std::io;
 use std::path::Path;
 
-use qiang_engine::routing::SHARDS;
-use qiang_engine::{Batch, Replica, ShardId};
+use qiang_engine::routing::{SHARDS, Sharing};
+use qiang_engine::{Batch, Shard, ShardId};
 use qiang_storage::{GroupId, GroupLog, OpenError, ReadError, Store};
 
 use crate::flows::{Flow, flows_of};
+use crate::options::StartError;
 use crate::snapshot::{self, Folding};
+use crate::start::sharing_of;
 use crate::types::batch_in;
 
 /// Bytes of entries read at once.
@@ -21,6 +23,9 @@ pub enum OfflineError {
     /// It cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Its shards share logs in a way that is not known.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// A group's log cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -47,13 +52,16 @@ pub enum OfflineError {
 /// A data directory opened for reading.
 pub struct Offline {
     store: Store,
+    sharing: Sharing,
 }
 
 /// What a shard's flows fold to.
 #[derive(Debug)]
 pub struct Folded {
-    /// The state.
-    pub replica: Replica,
+    /// The shard.
+    pub shard: Shard,
+    /// Log indexes of void batches, ascending.
+    pub voids: Vec<u64>,
     /// First log index that was folded.
     pub first_index: u64,
     /// Last log index that was folded.
@@ -66,9 +74,9 @@ pub struct Folded {
 
 /// Opens a stopped node's data directory. It takes the same lock as a running node.
 pub fn open(dir: &Path) -> Result<Offline, OfflineError> {
-    Ok(Offline {
-        store: Store::open_offline(dir)?,
-    })
+    let store = Store::open_offline(dir)?;
+    let sharing = sharing_of(&store)?;
+    Ok(Offline { store, sharing })
 }
 
 impl Offline {
@@ -77,7 +85,8 @@ impl Offline {
         let wrong = |source: io::Error| OfflineError::Fold { shard, source };
         let log = self.log(shard)?;
         let first = log.first_index().unwrap_or(0);
-        let snapshots = self.store.snapshots(GroupId(shard.0));
+        let snapshots = self.store.snapshots(self.group(shard));
+        let place = self.sharing.place_of(shard);
         let newest = if ignore_snapshots {
             None
         } else {
@@ -85,7 +94,7 @@ impl Offline {
                 .newest_good()
                 .map_err(|error| wrong(io::Error::other(error)))?
         };
-        let mut folding = Folding::new();
+        let mut folding = Folding::new(self.sharing.shards_per_log());
         let (from, snapshot_index) = match newest {
             Some(mut reader) => {
                 let index = reader.index();
@@ -100,6 +109,7 @@ impl Offline {
             }
             None => (first, None),
         };
+        folding.replica = folding.replica.only(place);
         let last_index = last_committed(&log);
         let entries = match last_index {
             Some(last) if last >= from => {
@@ -107,8 +117,10 @@ impl Offline {
             }
             _ => 0,
         };
+        let mut replica = folding.replica;
         Ok(Folded {
-            replica: folding.replica,
+            shard: replica.shards.remove(0),
+            voids: replica.voids,
             first_index: from,
             last_index: last_index.unwrap_or(0),
             entries,
@@ -125,7 +137,8 @@ impl Offline {
     ) -> Result<(), OfflineError> {
         let wrong = |source: io::Error| OfflineError::Fold { shard, source };
         let log = self.log(shard)?;
-        let voids = self.fold(shard, false)?.replica.voids;
+        let place = self.sharing.place_of(shard);
+        let voids = self.fold(shard, false)?.voids;
         let Some(last) = last_committed(&log) else {
             return Ok(());
         };
@@ -140,9 +153,9 @@ impl Offline {
                     .map_err(wrong)?
                     .filter(|_| voids.binary_search(&next).is_err())
                 {
-                    let batch =
-                        Batch::decode(&bytes).map_err(|error| wrong(io::Error::other(error)))?;
-                    flows_of(shard, next, batch)
+                    let records = Batch::records_of(place, &bytes);
+                    let records = records.map_err(|error| wrong(io::Error::other(error)))?;
+                    flows_of(shard, next, records)
                         .filter(|flow| flow.cursor > after)
                         .try_for_each(&mut take)
                         .map_err(wrong)?;
@@ -159,7 +172,11 @@ impl Offline {
     }
 
     fn log(&self, shard: ShardId) -> Result<GroupLog, OfflineError> {
-        Ok(self.store.log(GroupId(shard.0))?)
+        Ok(self.store.log(self.group(shard))?)
+    }
+
+    fn group(&self, shard: ShardId) -> GroupId {
+        GroupId(self.sharing.log_of(shard))
     }
 }
 

@@ -8,14 +8,13 @@ use futures::future::join_all;
 use qiang_engine::promotion::Promotion;
 use qiang_engine::routing::shard_of;
 use qiang_engine::{PromotionId, codec};
-use qiang_storage::GroupId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{ClusterChange, ClusterRefusal};
 use crate::flows::{Flow, FlowError, FlowQuery};
-use crate::groups::{Groups, META_GROUP};
+use crate::groups::META_GROUP;
 use crate::meta::{ConfigRefusal, ConfigVersion, MetaCommand};
 use crate::node::Node;
 use crate::peer::Lane;
@@ -331,7 +330,7 @@ impl Node {
         if !alone || self.meta_is_elsewhere().is_some() || self.cluster().revision > 0 {
             return;
         }
-        for group in Groups::all() {
+        for group in self.groups().all() {
             let begun = match self.groups().start(group).await {
                 Ok(_) => self.groups().lead_alone(group, true).await,
                 Err(error) => Err(error),
@@ -343,7 +342,11 @@ impl Node {
         }
         let info = self.groups().info.clone();
         if let Err(answer) = self
-            .change_cluster(ClusterChange::Found { node_id: own, info })
+            .change_cluster(ClusterChange::Found {
+                node_id: own,
+                info,
+                logs: self.groups().sharing.logs(),
+            })
             .await
         {
             tracing::debug!(?answer, "the cluster's first revision is not written yet");
@@ -372,7 +375,7 @@ impl Node {
     /// A promotion as some replica has it: this node's, or, where it has none, another's.
     pub async fn stale_promotion(&self, promotion_id: &PromotionId) -> Option<Stale> {
         let shard = shard_of(promotion_id);
-        if self.groups().raft(GroupId(shard.0)).is_some() {
+        if self.groups().of(shard).raft().is_some() {
             return self.stale_here(promotion_id);
         }
         let voters = self.cluster().voters(shard.0).to_vec();
@@ -393,13 +396,9 @@ impl Node {
     /// A promotion as this node's replica has it; `None` where it has none.
     pub(crate) fn stale_here(&self, promotion_id: &PromotionId) -> Option<Stale> {
         let shard = shard_of(promotion_id);
-        let raft = self.groups().raft(GroupId(shard.0))?;
-        let applied_index = *self
-            .groups()
-            .shards
-            .get(usize::from(shard.0))?
-            .applied
-            .borrow();
+        let group = self.groups().of(shard);
+        let raft = self.groups().raft(group.id)?;
+        let applied_index = *group.applied.borrow();
         let committed = raft.look(|metrics| {
             metrics
                 .local_committed
@@ -407,7 +406,7 @@ impl Node {
         });
         let heard = self
             .groups()
-            .heard(GroupId(shard.0))
+            .heard(group.id)
             .filter(|_| !raft.is_leader());
         let heard = heard.map(|heard| u64::try_from(heard.as_millis()).unwrap_or(u64::MAX));
         Some(Stale {

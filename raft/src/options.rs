@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use qiang_engine::promotion::Rate;
+use qiang_engine::routing::Sharing;
 use qiang_storage::{OpenError, Store};
 
 use crate::peer::{Dial, Tcp, Tls};
@@ -24,6 +25,8 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// What to do if the data directory is empty or absent.
     pub begin: Begin,
+    /// How the shards of a cluster that it begins share logs.
+    pub sharing: Sharing,
     /// Entries of a group after which its next snapshot is built.
     pub snapshot_entries: u64,
     /// Entries that Raft keeps behind a snapshot, for followers that are a little behind.
@@ -35,6 +38,12 @@ pub struct NodeOptions {
     /// How the store is opened.
     pub storage: qiang_storage::Options,
 }
+
+/// How the shards of a new cluster share logs, unless it is said: two logs for each of two leading nodes.
+pub const SHARING_DEFAULT: Sharing = match Sharing::over(4) {
+    Some(sharing) => sharing,
+    None => Sharing::NONE,
+};
 
 /// What a node without data does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,6 +210,12 @@ pub enum StartError {
         group: String,
         /// Why.
         why: String,
+    },
+    /// The cluster was begun by a newer version.
+    #[error("the cluster's shards share {logs} logs, and this binary knows no such way to share them: use a newer one")]
+    UnknownSharing {
+        /// The number of logs.
+        logs: u16,
     },
     /// The system refused something.
     #[error("cannot {doing}: {source}")]

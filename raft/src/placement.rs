@@ -17,6 +17,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use qiang_engine::routing::SHARDS;
 use serde::{Deserialize, Serialize};
 
 pub use change::{Group, Move, moves, survives, would_lose_quorum};
@@ -66,13 +67,29 @@ impl Duty {
 /// Where every group's voters are and who should lead.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Placement {
-    /// By the shard's number.
+    /// Of each log that shards share, by its number: the shards whose numbers leave it as the remainder.
     pub shards: Vec<ShardPlace>,
     /// The voters of the meta group, ascending; its leader is not planned.
     pub meta: Vec<u64>,
 }
 
 impl Placement {
+    /// Where the shard of this number is, or the group of the log of this number; nothing for other numbers.
+    pub fn of(&self, number: u16) -> Option<&ShardPlace> {
+        self.shards.get(self.log_of(number)?)
+    }
+
+    /// The same, to change it.
+    pub fn of_mut(&mut self, number: u16) -> Option<&mut ShardPlace> {
+        let log = self.log_of(number)?;
+        self.shards.get_mut(log)
+    }
+
+    fn log_of(&self, number: u16) -> Option<usize> {
+        let is_shard = number < SHARDS && !self.shards.is_empty();
+        is_shard.then(|| usize::from(number) % self.shards.len())
+    }
+
     /// A placement of `shards` shards that nobody holds yet.
     pub fn unplaced(shards: usize) -> Self {
         Self {

@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::group::has_lease;
-use crate::groups::{AnyRaft, Groups};
+use crate::groups::AnyRaft;
 use crate::liveness::{Boot, Liveness};
 use crate::mailbox::Mailbox;
 use crate::node::Node;
@@ -228,7 +228,7 @@ impl Node {
     /// Looks at every group once: is it to be quiescent, or to be roused, and if a leader has lost its quorum, is it to
     /// keep silent.
     pub(crate) fn watch_groups(&self, terms: &mut Terms) {
-        for id in Groups::all() {
+        for id in self.groups().all() {
             let (Some(raft), Some(quiescence)) =
                 (self.groups().raft(id), self.groups().quiescence(id))
             else {

@@ -14,7 +14,7 @@ use qiang_storage::GroupId;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Cluster, ClusterChange};
-use crate::groups::{AnyRaft, Groups, META_GROUP, name};
+use crate::groups::{AnyRaft, META_GROUP, name};
 use crate::node::Node;
 use crate::peer::Lane;
 use crate::placement::{Duty, WITNESS_DC};
@@ -84,7 +84,7 @@ enum Step {
 
 impl Node {
     async fn reconcile(&self, cluster: &Cluster, memory: &mut Memory) {
-        for group in Groups::all() {
+        for group in self.groups().all() {
             let Some(raft) = self.groups().raft(group) else {
                 continue;
             };
@@ -143,7 +143,7 @@ impl Node {
         };
         // One that a late call has started again has nothing on disk but a vote.
         let runs = |group: &GroupId| self.groups().raft(*group).is_some();
-        for group in Groups::all().filter(|group| held.contains(group) || runs(group)) {
+        for group in self.groups().all().filter(|group| held.contains(group) || runs(group)) {
             if group == META_GROUP {
                 continue;
             }
@@ -196,7 +196,7 @@ impl Node {
             .filter(|(_, member)| member.duty == Duty::Leaving);
         for (leaving, _) in leaving {
             let mut gone = true;
-            for group in Groups::all() {
+            for group in self.groups().all() {
                 let mut heard = false;
                 for other in cluster.voters(group.0) {
                     let members = if *other == self.node_id() {
@@ -232,7 +232,7 @@ impl Node {
     /// Who should lead a group instead of this node, if anyone should and is well.
     fn planned_leader(&self, cluster: &Cluster, group: GroupId, raft: &AnyRaft) -> Option<u64> {
         let own = self.node_id();
-        let place = cluster.placement.shards.get(usize::from(group.0));
+        let place = cluster.placement.of(group.0);
         let duty = |id: u64| cluster.nodes.get(&id).map(|member| member.duty);
         let dc = |id: u64| cluster.nodes.get(&id).map(|member| member.info.dc.as_str());
         let serves = |id: u64| duty(id) == Some(Duty::Serves);

@@ -19,12 +19,13 @@ use openraft::impls::Vote;
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{EntryPayload, Membership};
 use qiang_engine::codec;
+use qiang_engine::routing::Sharing;
 use qiang_storage::GroupId;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use crate::cluster::{Cluster, ClusterChange};
-use crate::groups::{Groups, META_GROUP, name};
+use crate::groups::{META_GROUP, all, name};
 use crate::node::Node;
 use crate::peer::Lane;
 use crate::placement::WITNESS_DC;
@@ -95,7 +96,7 @@ impl Node {
                 .await?;
             ends.insert(*node, fenced);
         }
-        let plan = plan(&cluster, &ends)?;
+        let plan = plan(&cluster, self.groups().sharing, &ends)?;
         // Whoever begins a group finds the others already up.
         let begins = |node: &u64| plan[node].iter().filter(|group| group.begins).count();
         let mut order: Vec<u64> = survivors.keys().copied().collect();
@@ -195,7 +196,7 @@ impl Node {
             .flat_map(|state| state.report.groups.iter().filter(|group| group.hosted))
             .map(|group| group.group.as_str())
             .collect();
-        if let Some(missing) = Groups::all()
+        if let Some(missing) = self.groups().all()
             .map(name)
             .find(|group| !held.contains(group.as_str()))
         {
@@ -361,6 +362,7 @@ impl Node {
 /// How every group goes on, by node: the survivors that have it vote, the longest log begins.
 fn plan(
     cluster: &Cluster,
+    sharing: Sharing,
     ends: &BTreeMap<u64, Vec<GroupEnd>>,
 ) -> Result<BTreeMap<u64, Vec<Resumption>>, RecoverError> {
     let term = ends
@@ -371,7 +373,7 @@ fn plan(
     let term = term.unwrap_or(0) + TERMS_SKIPPED;
     let mut plan: BTreeMap<u64, Vec<Resumption>> =
         ends.keys().map(|node| (*node, Vec::new())).collect();
-    for group in Groups::all() {
+    for group in all(sharing) {
         let holders: Vec<(u64, Option<LogId>)> = ends
             .iter()
             .filter_map(|(node, ends)| {

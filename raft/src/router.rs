@@ -10,7 +10,6 @@ use std::time::Duration;
 use openraft::RaftMetrics;
 use qiang_engine::routing::SHARDS;
 use qiang_engine::{Command, Refusal, ShardId, codec};
-use qiang_storage::GroupId;
 use smallvec::smallvec;
 use tokio::time::{Instant, sleep};
 
@@ -179,13 +178,13 @@ impl Router {
         commands: &[&Command],
         deadline: Instant,
     ) -> Each<Outcome> {
-        let group = &self.groups.shards[usize::from(shard.0)];
+        let (group, place) = (self.groups.of(shard), self.groups.sharing.place_of(shard));
         if let [Command::Grab(grab)] = commands
-            && let Some(rejection) = self.early.refuse(group, grab)
+            && let Some(rejection) = self.early.refuse(group, place, grab)
         {
             return smallvec![Err(Refusal::Rejected(rejection))];
         }
-        group.mailbox.ask(commands, deadline).await
+        group.mailbox.ask(place, commands, deadline).await
     }
 
     /// The answer to another node's question for a shard that it believes is led here.
@@ -195,7 +194,8 @@ impl Router {
         let elsewhere = |leader: Option<u64>| ForwardAnswer::Elsewhere {
             leader: leader.filter(|leader| *leader != self.groups.node_id),
         };
-        let Some(raft) = self.groups.raft(GroupId(shard.0)) else {
+        let hosted = (shard.0 < SHARDS).then(|| self.groups.raft(self.groups.id_of(shard)));
+        let Some(raft) = hosted.flatten() else {
             return elsewhere(None);
         };
         if !raft.is_leader() {
@@ -212,7 +212,7 @@ impl Router {
 
     /// Who leads a shard, as far as this node knows; where it runs no replica, another that has one.
     fn leader(&self, shard: ShardId, attempt: usize) -> Option<u64> {
-        let raft = self.groups.raft(GroupId(shard.0));
+        let raft = self.groups.raft(self.groups.id_of(shard));
         let runs = |raft: AnyRaft| {
             let leader = |metrics: &RaftMetrics<TypeConfig>| {
                 let runs = metrics.running_state.is_ok();
@@ -224,7 +224,7 @@ impl Router {
             return leader;
         }
         let state = self.groups.meta_state.borrow();
-        let place = state.cluster.placement.shards.get(usize::from(shard.0))?;
+        let place = state.cluster.placement.of(shard.0)?;
         let first = place.leader.into_iter();
         let others = first
             .chain(place.voters.iter().copied())
@@ -235,7 +235,7 @@ impl Router {
 
     /// Whether waiting for a leader is in vain: the shard or the whole store stopped here, and nobody else has it.
     fn is_hopeless(&self, shard: ShardId) -> bool {
-        let group = &self.groups.shards[usize::from(shard.0)];
+        let group = self.groups.of(shard);
         let stopped = || group.stopped().is_some() || self.groups.store.fault().is_some();
         let own = self.groups.node_id;
         let alone = || {

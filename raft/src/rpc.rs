@@ -225,14 +225,14 @@ pub enum MetaAnswer {
 pub enum ShardRequest {
     /// Hand the leadership to this node.
     Transfer {
-        /// The shard, or the meta group.
+        /// The group.
         group: u16,
         /// The next leader.
         to: u64,
     },
     /// Who are the voters and learners, as this node knows them?
     Members {
-        /// The shard, or the meta group.
+        /// The group.
         group: u16,
     },
     /// Flows of a shard from this node's log.
@@ -267,6 +267,8 @@ pub struct Introduction {
     pub info: NodeInfo,
     /// Whether it has never been part of a group.
     pub fresh: bool,
+    /// How many logs its cluster's shards share.
+    pub logs: u16,
 }
 
 /// A node's state, as it tells others.
@@ -290,7 +292,7 @@ pub struct NodeReport {
     pub fault: Option<String>,
     /// Why it is out of the cluster, if it is.
     pub fenced: Option<String>,
-    /// Every group on it: shards in order, then `meta`.
+    /// Every shard, in order, then `meta`, as this node has it.
     pub groups: Vec<GroupStatus>,
 }
 

@@ -1,4 +1,4 @@
-//! A shard's state machine as openraft sees it: committed entries go on to the actor's mailbox, in
+//! The state machine of a group of shards as openraft sees it: committed entries go on to the actor's mailbox, in
 //! order, and nothing is decided here. "Applied" thus means handed to the actor.
 
 use std::io;
@@ -17,9 +17,11 @@ use crate::snapshot::{self, SnapshotBuilder, SnapshotFile};
 use crate::types::{LogId, Outcome, StoredMembership, TypeConfig};
 use crate::world::blocking;
 
-/// One shard's state machine.
+/// The state machine of one group of shards.
 pub struct ShardMachine {
     pub group: GroupId,
+    /// How many shards share the group's log.
+    pub shards: usize,
     pub node_id: u64,
     pub mailbox: Mailbox,
     pub log: GroupLog,
@@ -93,6 +95,7 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         SnapshotBuilder {
             group: self.group,
+            shards: self.shards,
             log: self.log.clone(),
             snapshots: self.snapshots.clone(),
             last_log_id: self.applied,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use openraft::Snapshot;
 use openraft::storage::{RaftSnapshotBuilder, SnapshotMeta};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
-use qiang_engine::{Batch, Replica, codec};
+use qiang_engine::{Replica, codec};
 use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader};
 
 use crate::types::{LogId, StoredMembership, TypeConfig, batch_in, membership_in};
@@ -39,17 +39,17 @@ pub fn take_in(snapshots: &SnapshotDir, file: &SnapshotFile) -> io::Result<Snaps
     snapshots.open(file.index).map_err(io::Error::other)
 }
 
-/// A shard's state, and the membership of its group, at some place in its log.
+/// The state of the shards that share a log, and the membership of their group, at some place in it.
 pub struct Folding {
     pub replica: Replica,
     pub membership: StoredMembership,
 }
 
 impl Folding {
-    /// Before the first entry.
-    pub fn new() -> Self {
+    /// Of so many shards before the first entry.
+    pub fn new(shards: usize) -> Self {
         Folding {
-            replica: Replica::new(random_u64()),
+            replica: Replica::new(shards, random_u64()),
             membership: StoredMembership::default(),
         }
     }
@@ -71,7 +71,8 @@ pub fn fold(folding: &mut Folding, log: &GroupLog, from: u64, to: u64) -> io::Re
         for value in &values {
             if let Some(bytes) = batch_in(next, value)? {
                 let wrong = |error: String| io::Error::other(format!("log entry {next}: {error}"));
-                let batch = Batch::decode(&bytes).map_err(|error| wrong(error.to_string()))?;
+                let batch = folding.replica.decode(&bytes);
+                let batch = batch.map_err(|error| wrong(error.to_string()))?;
                 let folded = folding.replica.fold(next, &batch);
                 folded.map_err(|error| wrong(error.to_string()))?;
             } else if let Some(membership) = membership_in(next, value)? {
@@ -79,7 +80,7 @@ pub fn fold(folding: &mut Folding, log: &GroupLog, from: u64, to: u64) -> io::Re
             }
             next += 1;
         }
-        folding.replica.shard.take_touched();
+        folding.replica.forget_touched();
     }
     Ok(next - from)
 }
@@ -107,9 +108,11 @@ pub fn load(reader: &mut SnapshotReader) -> io::Result<Replica> {
         .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
 }
 
-/// Builds a shard's next snapshot.
+/// Builds a group's next snapshot.
 pub struct SnapshotBuilder {
     pub group: GroupId,
+    /// How many shards share the group's log.
+    pub shards: usize,
     pub log: GroupLog,
     pub snapshots: SnapshotDir,
     pub last_log_id: Option<LogId>,
@@ -125,7 +128,7 @@ impl SnapshotBuilder {
         }
         set_bad_aside(&self.snapshots, newest.as_ref().map(SnapshotReader::index))?;
         let mut from = self.log.first_index().unwrap_or(0);
-        let mut folding = Folding::new();
+        let mut folding = Folding::new(self.shards);
         if let Some(mut reader) = newest {
             from = reader.index() + 1;
             folding.membership = read_meta(&reader)?.last_membership;
@@ -146,7 +149,7 @@ impl SnapshotBuilder {
             .keep_newest(SNAPSHOTS_KEPT)
             .map_err(io::Error::other)?;
         let (group, index, bytes) = (self.group.0, info.index, info.bytes);
-        let orders = folding.replica.shard.order_count();
+        let orders = folding.replica.order_count();
         tracing::info!(group, index, bytes, folded, orders, "snapshot written");
         Ok(())
     }
@@ -169,6 +172,7 @@ fn set_bad_aside(snapshots: &SnapshotDir, newest_good: Option<u64>) -> io::Resul
 /// one.
 pub fn mend(
     group: GroupId,
+    shards: usize,
     log: &GroupLog,
     snapshots: &SnapshotDir,
     floor: LogId,
@@ -196,6 +200,7 @@ pub fn mend(
     let (log, snapshots) = (log.clone(), snapshots.clone());
     SnapshotBuilder {
         group,
+        shards,
         log,
         snapshots,
         last_log_id: Some(floor),
@@ -209,6 +214,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
         let work = SnapshotBuilder {
             group: self.group,
+            shards: self.shards,
             log: self.log.clone(),
             snapshots: self.snapshots.clone(),
             last_log_id: self.last_log_id,

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
-use qiang_engine::ShardId;
-use qiang_engine::routing::SHARDS;
+use qiang_engine::routing::Sharing;
 use qiang_storage::{Identity, Store};
 use tokio::task::JoinHandle;
 
@@ -60,7 +59,8 @@ pub(crate) async fn open_store(options: &NodeOptions, world: &World) -> Result<S
             ..known
         },
         (None, Begin::Bootstrap) => {
-            Identity::new(format!("{:016x}", random_u64()), options.node_id)
+            let cluster_id = format!("{:016x}", random_u64());
+            Identity::new(cluster_id, options.node_id, options.sharing.logs())
         }
         (None, Begin::Join(address)) => join(options, world, address).await?,
         (None, Begin::Existing) => {
@@ -107,17 +107,25 @@ async fn join(options: &NodeOptions, world: &World, address: &str) -> Result<Ide
         cluster_id: who.cluster_id,
         node_id: options.node_id,
         incarnation: who.incarnation,
+        logs: introduction.logs,
     })
 }
 
-/// Seats every shard's actor in a task of its own, and starts the clockwork that has them look around.
+/// How the shards of a store's cluster share logs.
+pub(crate) fn sharing_of(store: &Store) -> Result<Sharing, StartError> {
+    let logs = store.identity().logs;
+    Sharing::over(logs).ok_or(StartError::UnknownSharing { logs })
+}
+
+/// Seats every log's actor in a task of its own, and starts the clockwork that has them look around.
 pub(crate) fn seat_actors(
     around: &Surroundings,
+    sharing: Sharing,
     timing: Timing,
     stop: &Arc<AtomicBool>,
 ) -> (Vec<Arc<ShardGroup>>, Vec<JoinHandle<()>>) {
-    let group = |shard| Arc::new(ShardGroup::new(ShardId(shard), Mailbox::new(), timing));
-    let groups: Vec<Arc<ShardGroup>> = (0..SHARDS).map(group).collect();
+    let group = |log| Arc::new(ShardGroup::new(log, sharing, Mailbox::new(), timing));
+    let groups: Vec<Arc<ShardGroup>> = (0..sharing.logs()).map(group).collect();
     let seat = |group: &Arc<ShardGroup>| {
         let seat = Seat::new(group.clone(), around.clone());
         spawn(run_seat(seat, stop.clone()))

@@ -87,7 +87,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, Logged, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Logged), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let identity = Identity::new("suite".to_owned(), 1);
+        let identity = Identity::new("suite".to_owned(), 1, 16);
         let options = Options {
             wal_warm_bytes: 0,
             ..Options::default()

@@ -9,8 +9,8 @@ use qiang_engine::promotion::{Channel, Terms};
 use qiang_engine::routing::{SHARDS, shard_of};
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
 use qiang_raft::{
-    Begin, ClusterChange, GroupStatus, MetaAnswer, Node, NodeInfo, NodeOptions, Policy, Timing,
-    World,
+    Begin, ClusterChange, GroupStatus, MetaAnswer, Node, NodeInfo, NodeOptions, Policy,
+    SHARING_DEFAULT, Timing, World,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -86,6 +86,7 @@ impl Cluster {
             },
             data_dir: self.home.path().join(id.to_string()),
             begin,
+            sharing: SHARING_DEFAULT,
             snapshot_entries: 1_000,
             entries_kept: 100,
             timing: Timing {
@@ -133,7 +134,7 @@ impl Cluster {
                     if !wanted.contains(&node.node_id()) {
                         continue;
                     }
-                    let place = cluster.placement.shards.get(usize::from(number));
+                    let place = cluster.placement.of(number);
                     let led = place.is_none_or(|place| place.leader == group.leader);
                     if group.voters != wanted || !led || !group.has_quorum {
                         return Err(format!(
@@ -339,7 +340,7 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
         (2, vec![3, 4])
     );
     assert_eq!(recovered.abandoned, [1, 2]);
-    assert_eq!(recovered.groups, usize::from(SHARDS) + 1);
+    assert_eq!(recovered.groups, usize::from(SHARING_DEFAULT.logs()) + 1);
     cluster.settle().await;
     for number in 0..30 {
         let again = cluster

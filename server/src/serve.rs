@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use qiang_raft::peer::{Tls, TlsError};
-use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, StartError, Timing, World};
+use qiang_raft::{
+    Begin, Node, NodeInfo, NodeOptions, SHARING_DEFAULT, StartError, Timing, World,
+};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -146,6 +148,7 @@ fn node_options(config: &NodeConfig, begin: Begin) -> NodeOptions {
         },
         data_dir: config.node.data_dir.clone(),
         begin,
+        sharing: config.sharing().unwrap_or(SHARING_DEFAULT),
         snapshot_entries: config.storage.snapshot_entries,
         entries_kept: ENTRIES_KEPT,
         timing: Timing {

@@ -43,7 +43,7 @@ fn scratch(base: &Path) -> tempfile::TempDir {
 }
 
 fn open(dir: &Path, options: &Options) -> Store {
-    let identity = Identity::new("bench", 1);
+    let identity = Identity::new("bench", 1, 16);
     Store::open(dir, &identity, options).expect("an empty directory on a disk with space")
 }
 

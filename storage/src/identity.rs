@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::OpenError;
 
 /// The version of everything under a data directory that this program writes, and the newest that it reads. Version 2 added the
-/// incarnation to the identity.
-pub const FORMAT_VERSION: u64 = 2;
+/// incarnation to the identity, version 3 the number of logs.
+pub const FORMAT_VERSION: u64 = 3;
 
 /// The incarnation of a new cluster, and of one whose directories were made before there were any.
 const FIRST_INCARNATION: u64 = 1;
+
+/// The logs that shards had before they could share one: one each.
+const LOGS_WITHOUT_SHARING: u16 = 16;
 
 /// The file under the data directory.
 pub(crate) const IDENTITY: &str = "identity.json";
@@ -30,15 +33,18 @@ pub struct Identity {
     /// Which life of the cluster this is, 1 for a new one: `recover` after the loss of a data centre begins the next one; nodes
     /// of different incarnations refuse each other.
     pub incarnation: u64,
+    /// How many logs the cluster's shards share, as it was begun.
+    pub logs: u16,
 }
 
 impl Identity {
-    /// A node of a new cluster.
-    pub fn new(cluster_id: impl Into<String>, node_id: u64) -> Self {
+    /// A node of a new cluster whose shards share so many logs.
+    pub fn new(cluster_id: impl Into<String>, node_id: u64, logs: u16) -> Self {
         Self {
             cluster_id: cluster_id.into(),
             node_id,
             incarnation: FIRST_INCARNATION,
+            logs,
         }
     }
 }
@@ -53,6 +59,13 @@ struct IdentityFile {
     /// Absent in version 1.
     #[serde(default = "first_incarnation")]
     incarnation: u64,
+    /// Absent before version 3.
+    #[serde(default = "logs_without_sharing")]
+    logs: u16,
+}
+
+fn logs_without_sharing() -> u16 {
+    LOGS_WITHOUT_SHARING
 }
 
 fn first_incarnation() -> u64 {
@@ -66,6 +79,7 @@ pub(crate) fn write(path: &Path, identity: &Identity) -> io::Result<()> {
         cluster_id: identity.cluster_id.clone(),
         node_id: identity.node_id,
         incarnation: identity.incarnation,
+        logs: identity.logs,
     };
     let text = serde_json::to_string_pretty(&file).expect("plain fields always have a JSON form");
     let mut file = File::create(path)?;
@@ -103,6 +117,7 @@ pub(crate) fn read(root: &Path) -> Result<Identity, OpenError> {
         cluster_id: file.cluster_id,
         node_id: file.node_id,
         incarnation: file.incarnation,
+        logs: file.logs,
     })
 }
 

@@ -1,4 +1,4 @@
-//! Where every shard is cut, so that no order over several shards is torn: an effect of another shard's decision is in
+//! Where every log is cut, so that no order over several shards is torn: an effect of another shard's decision is in
 //! the backup only together with that decision.
 //!
 //! A cart is decided by records on several logs. What one shard has committed may rest on what another has committed
@@ -17,6 +17,8 @@ use qiang_engine::{OrderId, Record, ShardId};
 pub struct Step {
     /// The shard that committed it.
     pub shard: u16,
+    /// The number of its log.
+    pub log: u16,
     /// Index of its log entry.
     pub index: u64,
     /// The order.
@@ -42,7 +44,7 @@ pub enum StepKind {
 }
 
 /// The step that a record is, if it is one.
-pub fn step_of(shard: ShardId, index: u64, record: &Record) -> Option<Step> {
+pub fn step_of(shard: ShardId, log: u16, index: u64, record: &Record) -> Option<Step> {
     let (order_id, kind) = match record {
         Record::Granted(granted) if granted.cart.is_some() => {
             (&granted.order_id, StepKind::SetAside)
@@ -66,6 +68,7 @@ pub fn step_of(shard: ShardId, index: u64, record: &Record) -> Option<Step> {
     };
     Some(Step {
         shard: shard.0,
+        log,
         index,
         order_id: order_id.clone(),
         kind,
@@ -87,7 +90,7 @@ fn rests_on(effect: &Step, cause: &Step) -> bool {
         }
 }
 
-/// Grows `cut`, an index by shard, until every step in it has in it what it rests on, as far as `steps` know; whether it
+/// Grows `cut`, an index by log, until every step in it has in it what it rests on, as far as `steps` know; whether it
 /// grew.
 pub fn close(cut: &mut [u64], steps: &[Step]) -> bool {
     let mut by_order: HashMap<&OrderId, Vec<&Step>> = HashMap::new();
@@ -103,11 +106,11 @@ pub fn close(cut: &mut [u64], steps: &[Step]) -> bool {
         let mut growing = false;
         for steps in &orders {
             for effect in steps {
-                if effect.index > cut[usize::from(effect.shard)] {
+                if effect.index > cut[usize::from(effect.log)] {
                     continue;
                 }
                 for cause in steps.iter().filter(|cause| rests_on(effect, cause)) {
-                    let reached = &mut cut[usize::from(cause.shard)];
+                    let reached = &mut cut[usize::from(cause.log)];
                     growing |= cause.index > *reached;
                     *reached = cause.index.max(*reached);
                 }
@@ -127,6 +130,7 @@ mod tests {
     fn step(shard: u16, index: u64, order: &str, kind: StepKind) -> Step {
         Step {
             shard,
+            log: shard,
             index,
             order_id: OrderId::new(order).expect("a plain id"),
             kind,

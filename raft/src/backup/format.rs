@@ -17,11 +17,12 @@
 
 use std::io::{self, Read, Write};
 
+use qiang_engine::routing::Sharing;
 use qiang_engine::{UnixMs, codec};
 use qiang_storage::GroupId;
 use serde::{Deserialize, Serialize};
 
-use crate::groups::Groups;
+use crate::groups::all;
 
 const MAGIC: &[u8; 8] = b"QIANGBAK";
 
@@ -60,14 +61,14 @@ pub struct Header {
     pub version: String,
     /// When, by that node's clock.
     pub at: UnixMs,
-    /// Every group: the shards in order, then meta.
+    /// Every group: the shards' in order, then meta.
     pub cuts: Vec<Cut>,
 }
 
 /// Where a group is cut: the last log entry whose effect is in the backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
-    /// The group's number; the shards' are their own, meta's follows.
+    /// The group's number: the shards' are those of their logs, meta's is above all.
     pub group: u16,
     /// The entry's index.
     pub index: u64,
@@ -75,6 +76,14 @@ pub struct Cut {
     pub term: u64,
     /// The node that led in this term.
     pub leader: u64,
+}
+
+impl Header {
+    /// How the cluster's shards share logs; `None` where the groups are none that can be.
+    pub(crate) fn sharing(&self) -> Option<Sharing> {
+        let logs = self.cuts.len().checked_sub(1)?;
+        Sharing::over(u16::try_from(logs).ok()?)
+    }
 }
 
 impl Cut {
@@ -271,8 +280,9 @@ impl<R: Read> Reader<R> {
         }
         let wrong = |error| damaged(format!("its header cannot be read: {error}"));
         reader.header = codec::decode(&payload).map_err(wrong)?;
-        let named = reader.header.cuts.iter().map(|cut| cut.group_id());
-        if !named.eq(Groups::all()) {
+        let named = || reader.header.cuts.iter().map(|cut| cut.group_id());
+        let names_all = |sharing| named().eq(all(sharing));
+        if !reader.header.sharing().is_some_and(names_all) {
             return Err(damaged("its header does not name every group"));
         }
         Ok(reader)

@@ -16,7 +16,7 @@ fn header() -> Header {
         node_id: 1,
         version: "0.1.0".to_owned(),
         at: UnixMs(1_000),
-        cuts: Groups::all().map(cut).collect(),
+        cuts: all(Sharing::NONE).map(cut).collect(),
     }
 }
 
@@ -35,7 +35,7 @@ fn state(group: u16) -> Vec<u8> {
 
 fn whole() -> Vec<u8> {
     let mut writer = Writer::begin(Vec::new(), &header()).expect("memory takes it");
-    for group in Groups::all() {
+    for group in all(Sharing::NONE) {
         writer.write_all(&state(group.0)).expect("memory takes it");
         writer.end_group().expect("memory takes it");
     }
@@ -71,7 +71,7 @@ fn a_group_that_is_not_read_is_checked_all_the_same() {
     let mut sizes = Vec::new();
     let found = verify(&bytes[..], |cut, bytes| sizes.push((cut.group, bytes)));
     assert_eq!(found.expect("a whole backup"), header());
-    let expected = Groups::all().map(|group| (group.0, state(group.0).len() as u64));
+    let expected = all(Sharing::NONE).map(|group| (group.0, state(group.0).len() as u64));
     assert_eq!(sizes, expected.collect::<Vec<_>>());
 }
 

@@ -14,7 +14,6 @@ use openraft::impls::Vote;
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{EntryPayload, Membership};
 use qiang_engine::codec;
-use qiang_engine::routing::SHARDS;
 use qiang_storage::{Identity, OpenError, Options, Store};
 
 use super::format::{BackupError, Cut, Header, Reader};
@@ -126,7 +125,8 @@ fn fill(
     cluster_id: &str,
     options: &RestoreOptions,
 ) -> Result<(), RestoreError> {
-    let identity = Identity::new(cluster_id, options.node_id);
+    let logs = contents.logs();
+    let identity = Identity::new(cluster_id, options.node_id, logs);
     let store = Store::open(dir, &identity, &options.storage)?;
     let filled = fill_store(&store, backup, contents, options);
     store.close();
@@ -151,7 +151,7 @@ fn fill_store(
         };
         let begin = Beginning::new(&cut, options);
         if cut.group_id() == META_GROUP {
-            let state = alone(&contents.meta, options.node_id, &options.info);
+            let state = alone(contents, options.node_id, &options.info);
             let state = codec::encode(&state);
             begin.write(store, &mut &state[..]).map_err(wrong)?;
         } else {
@@ -169,7 +169,8 @@ fn changed() -> BackupError {
 }
 
 /// The cluster's own state when `node_id` is all that is left of it.
-fn alone(state: &MetaState, node_id: u64, info: &NodeInfo) -> MetaState {
+fn alone(contents: &Contents, node_id: u64, info: &NodeInfo) -> MetaState {
+    let state = &contents.meta;
     let before = &state.cluster;
     let mut removed: BTreeSet<u64> = before.removed.clone();
     removed.extend(before.nodes.keys());
@@ -183,7 +184,7 @@ fn alone(state: &MetaState, node_id: u64, info: &NodeInfo) -> MetaState {
         nodes: BTreeMap::from([(node_id, member)]),
         removed,
         preferred_dc: info.dc.clone(),
-        placement: Placement::unplaced(usize::from(SHARDS)),
+        placement: Placement::unplaced(usize::from(contents.logs())),
     };
     cluster.placement = plan(&cluster.sites(), &cluster.placement, &cluster.preferred_dc);
     MetaState {

@@ -1,14 +1,14 @@
-//! What one shard's part of a backup is made of: its newest snapshot that is not past the cut, and its log up to there.
+//! What the part of a backup that one log's shards are is made of: its newest snapshot that is not past the cut, and its log up to there.
 //!
 //! Invariant: once it is open it stays readable, whatever snapshots are made and deleted meanwhile.
 
 use std::io::{self, Write};
 
-use qiang_engine::{Batch, ShardId};
+use qiang_engine::Batch;
+use qiang_engine::routing::Sharing;
 use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader};
 
 use super::cut::{Step, step_of};
-use crate::flows::flows_of;
 use crate::groups::Groups;
 use crate::log_store::LogStore;
 use crate::snapshot::{self, Folding};
@@ -17,9 +17,11 @@ use crate::types::{LogId, batch_in, decode_log_id};
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// What one shard's state is made of.
+/// What the state of the shards of one log is made of.
 pub(super) struct Source {
     pub(super) group: GroupId,
+    /// How many shards share the log.
+    shards: usize,
     log: GroupLog,
     /// The newest snapshot that is not past the cut.
     snapshot: Option<SnapshotReader>,
@@ -27,7 +29,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Opens what the shard's state at the log index `cut` is made of.
+    /// Opens what the shards' state at the log index `cut` is made of.
     pub(super) fn open(groups: &Groups, group: GroupId, cut: u64) -> io::Result<Self> {
         let log = groups.store.log(group).map_err(io::Error::other)?;
         let snapshot = newest_up_to(&groups.store.snapshots(group), cut)?;
@@ -40,15 +42,16 @@ impl Source {
         let cut = log_id_at(&log, cut, snapshot.as_ref())?;
         Ok(Source {
             group,
+            shards: groups.sharing.shards_per_log(),
             log,
             snapshot,
             cut,
         })
     }
 
-    /// Writes the shard's state at the cut.
+    /// Writes the shards' state at the cut.
     pub(super) fn write(self, out: &mut impl Write) -> io::Result<()> {
-        let mut folding = Folding::new();
+        let mut folding = Folding::new(self.shards);
         let mut from = self.log.first_index().unwrap_or(0);
         if let Some(mut reader) = self.snapshot {
             from = reader.index() + 1;
@@ -92,14 +95,14 @@ fn log_id_at(log: &GroupLog, index: u64, snapshot: Option<&SnapshotReader>) -> i
     found.ok_or_else(|| missing(index))
 }
 
-/// The steps that a shard has committed after the log index `from` up to `to`.
+/// The steps that a log's shards have committed after the log index `from` up to `to`.
 pub(super) fn steps_in(
     log: &GroupLog,
+    sharing: Sharing,
     from: u64,
     to: u64,
     steps: &mut Vec<Step>,
 ) -> io::Result<()> {
-    let shard = ShardId(log.group().0);
     let mut next = from + 1;
     while next <= to {
         let values = log
@@ -111,8 +114,12 @@ pub(super) fn steps_in(
         for value in &values {
             if let Some(bytes) = batch_in(next, value)? {
                 let batch = Batch::decode(&bytes).map_err(io::Error::other)?;
-                let flows = flows_of(shard, next, batch);
-                steps.extend(flows.filter_map(|flow| step_of(shard, next, &flow.record)));
+                let log = log.group().0;
+                for part in &batch.parts {
+                    let shard = sharing.shard_at(log, part.place);
+                    let step = |record| step_of(shard, log, next, record);
+                    steps.extend(part.records.iter().filter_map(step));
+                }
             }
             next += 1;
         }

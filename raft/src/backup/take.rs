@@ -1,7 +1,7 @@
 //! Taking a backup on a node that holds every group: the cut is chosen, then each shard is folded up to it from its newest
 //! snapshot and its log, one after the other, and written. Actors are not involved and nothing pauses.
 //!
-//! Invariants: what was committed anywhere before the backup was asked for is in it; at most one shard's state is in
+//! Invariants: what was committed anywhere before the backup was asked for is in it; at most the state of the shards of one log is in
 //! memory at a time; at most one backup is taken on a node at a time.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::cut::{Step, close};
 use super::format::{Cut, Header, Writer};
 use super::source::{Source, steps_in};
+use crate::group::GroupStatus;
 use crate::groups::{Groups, META_GROUP, name};
 use crate::keeper::make_snapshot;
 use crate::node::Node;
@@ -140,10 +141,10 @@ impl Node {
                 return Err(TakeError::Restless);
             }
         }
-        let meta = self.meta_snapshot(reached.of(META_GROUP)).await?;
+        let meta = self.meta_snapshot(reached.of_meta()).await?;
         let groups = self.groups().clone();
         let shards = move || -> Result<Vec<Source>, TakeError> {
-            let shards = Groups::all().filter(|group| *group != META_GROUP);
+            let shards = groups.all().filter(|group| *group != META_GROUP);
             shards
                 .zip(cut)
                 .map(|(group, cut)| {
@@ -180,7 +181,7 @@ impl Node {
     }
 
     fn check_holds_all(&self) -> Result<(), TakeError> {
-        let missing: Vec<GroupId> = Groups::all()
+        let missing: Vec<GroupId> = self.groups().all()
             .filter(|group| self.groups().raft(*group).is_none())
             .collect();
         if missing.is_empty() {
@@ -197,9 +198,9 @@ impl Node {
         })
     }
 
-    /// Up to where this node knows every shard to be committed.
+    /// Up to where this node knows every log of shards to be committed.
     fn committed(&self) -> Result<Vec<u64>, TakeError> {
-        let shards = Groups::all().filter(|group| *group != META_GROUP);
+        let shards = self.groups().all().filter(|group| *group != META_GROUP);
         shards.map(|group| self.committed_in(group)).collect()
     }
 
@@ -217,7 +218,7 @@ impl Node {
     async fn catch_up(&self) -> Result<Reached, TakeError> {
         let until = Instant::now() + CATCH_UP_WAIT;
         let mut reached = Vec::new();
-        for (group, led) in Groups::all().zip(self.ask_leaders(until).await?) {
+        for (group, led) in self.groups().all().zip(self.ask_leaders(until).await?) {
             while self.committed_in(group)? < led {
                 if Instant::now() >= until {
                     return Err(TakeError::Behind(called(group)));
@@ -236,14 +237,14 @@ impl Node {
             let survey = self.survey().await;
             let mut led: BTreeMap<GroupId, u64> = BTreeMap::new();
             for report in survey.into_values().filter_map(|(_, report)| report) {
-                for (group, status) in Groups::all().zip(&report.groups) {
+                for (group, status) in self.by_group(&report.groups) {
                     if status.leads && status.has_quorum && status.deciding {
                         let index = led.entry(group).or_default();
                         *index = status.committed_index.max(*index);
                     }
                 }
             }
-            let Some(without) = Groups::all().find(|group| !led.contains_key(group)) else {
+            let Some(without) = self.groups().all().find(|group| !led.contains_key(group)) else {
                 return Ok(led.into_values().collect());
             };
             if Instant::now() >= until {
@@ -251,6 +252,15 @@ impl Node {
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// What a node says of each group: of the first of its shards, which has its number.
+    fn by_group<'a>(
+        &self,
+        statuses: &'a [GroupStatus],
+    ) -> impl Iterator<Item = (GroupId, &'a GroupStatus)> + use<'a> {
+        let status = |group: GroupId| Some((group, statuses.get(usize::from(group.0))?));
+        self.groups().all().filter_map(status)
     }
 
     /// A snapshot of the cluster's own state that reaches up to `index` at least.
@@ -276,12 +286,12 @@ impl Node {
     }
 }
 
-/// Up to where every group was committed on its leader, by group.
+/// Up to where every group was committed on its leader, in their order, the meta group's last.
 struct Reached(Vec<u64>);
 
 impl Reached {
-    fn of(&self, group: GroupId) -> u64 {
-        self.0[usize::from(group.0)]
+    fn of_meta(&self) -> u64 {
+        *self.0.last().expect("every group was asked")
     }
 
     fn max(mut self, other: Reached) -> Self {
@@ -295,10 +305,10 @@ impl Reached {
 /// The steps that shards have committed after `from` up to `to`, by shard.
 fn steps_between(groups: &Groups, from: &[u64], to: &[u64]) -> Result<Vec<Step>, TakeError> {
     let mut steps = Vec::new();
-    for (group, (from, to)) in Groups::all().zip(from.iter().zip(to)) {
+    for (group, (from, to)) in groups.all().zip(from.iter().zip(to)) {
         let log = groups.store.log(group);
         let log = log.map_err(|error| unreadable(group, io::Error::other(error)))?;
-        steps_in(&log, *from, *to, &mut steps).map_err(|error| unreadable(group, error))?;
+        steps_in(&log, groups.sharing, *from, *to, &mut steps).map_err(|error| unreadable(group, error))?;
     }
     Ok(steps)
 }

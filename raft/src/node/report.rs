@@ -2,23 +2,26 @@
 
 use std::time::Duration;
 
+use qiang_engine::ShardId;
+use qiang_engine::routing::SHARDS;
 use qiang_storage::GroupId;
 
 use super::Node;
 use crate::group::{GroupStatus, has_lease, leads_caught_up, members, raft_status};
-use crate::groups::{Groups, META_GROUP};
+use crate::groups::META_GROUP;
 use crate::rpc::{Introduction, Members, NodeReport};
 
 impl Node {
-    /// The state of every group on this node: the shards in order, then `meta`.
+    /// The state of every shard on this node, in order, then of `meta`.
     pub fn group_statuses(&self) -> Vec<GroupStatus> {
         let groups = &self.inner.groups;
         let lease = self.inner.options.timing.lease();
-        let mut statuses: Vec<GroupStatus> = groups
-            .shards
-            .iter()
-            .map(|group| group.status(lease))
-            .collect();
+        let shards = || (0..SHARDS).map(ShardId);
+        let status = |shard| {
+            let place = groups.sharing.place_of(shard);
+            groups.of(shard).status(place, lease)
+        };
+        let mut statuses: Vec<GroupStatus> = shards().map(status).collect();
         let mut meta = GroupStatus::unknown();
         if let Some(raft) = groups.meta() {
             meta = raft_status(&raft, lease);
@@ -30,7 +33,8 @@ impl Node {
         "meta".clone_into(&mut meta.group);
         statuses.push(meta);
         let patience = Duration::from_millis(2 * self.inner.options.timing.election_ms_max());
-        for (status, group) in statuses.iter_mut().zip(Groups::all()) {
+        let ids = shards().map(|shard| groups.id_of(shard));
+        for (status, group) in statuses.iter_mut().zip(ids.chain([META_GROUP])) {
             // A follower does not forget a leader that is gone.
             let follows = groups.heard(group).is_some_and(|heard| heard < patience);
             status.has_quorum &= status.leads || follows;
@@ -77,6 +81,7 @@ impl Node {
             node_id: self.node_id(),
             info: self.inner.options.info.clone(),
             fresh: !held,
+            logs: self.inner.groups.sharing.logs(),
         }
     }
 

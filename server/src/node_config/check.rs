@@ -82,6 +82,13 @@ impl Effective {
             let detail = "TLS between nodes needs a certificate, its key and an authority: name all three files, or none";
             return Err(wrong(key, &"empty", detail));
         }
+        if self.config.sharing().is_none() {
+            return Err(wrong(
+                "storage.logs",
+                &storage.logs,
+                "must be 1, 2, 4, 8 or 16",
+            ));
+        }
         if !(MEMTABLE_BYTES_MIN..=MEMTABLE_BYTES_MAX).contains(&storage.memtable_bytes) {
             let detail = format!("must be {MEMTABLE_BYTES_MIN} to {MEMTABLE_BYTES_MAX}");
             return Err(wrong(

@@ -12,6 +12,8 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use qiang_engine::routing::Sharing;
+use qiang_raft::SHARING_DEFAULT;
 use qiang_raft::peer::TlsFiles;
 use serde::{Deserialize, Serialize};
 
@@ -108,19 +110,22 @@ section! {
 section! {
     /// The log on disk.
     StorageSection {
+        /// How many logs the sixteen shards share: 1, 2, 4, 8 or 16. Fewer make larger entries out of little traffic, more
+        /// spread over more nodes: each has four replicas. For a cluster that begins here; one that exists keeps its number.
+        logs: u16 = SHARING_DEFAULT.logs(),
         /// Bytes of one memtable, and so about the size of one write-ahead file; up to four exist while the disk lags.
         memtable_bytes: usize = qiang_storage::Options::default().memtable_bytes,
         /// Write-ahead files kept for overwriting: syncing a file that does not grow is several times cheaper.
         recycled_wals: usize = qiang_storage::Options::default().recycled_wals,
         /// Bytes written ahead into the first write-ahead files at each start; best equal to `memtable_bytes`, 0: none.
         wal_warm_bytes: usize = qiang_storage::Options::default().wal_warm_bytes,
-        /// Bytes of newest entries kept in memory per shard, so that applying and replicating read no disk.
+        /// Bytes of newest entries kept in memory per log, so that applying and replicating read no disk.
         tail_bytes_per_group: usize = qiang_storage::Options::default().tail_bytes_per_group,
         /// Writes that may wait for the disk; past it the shards wait, and then refuse.
         queue_operations_max: usize = qiang_storage::Options::default().queue_operations_max,
         /// Bytes after which a batch of writes is synced, so that one batch does not delay everybody.
         batch_bytes_max: usize = qiang_storage::Options::default().batch_bytes_max,
-        /// Entries of a shard after which its next snapshot is built, if its log did not grow enough before.
+        /// Entries of a log after which its next snapshot is built, if it did not grow enough before.
         snapshot_entries: u64 = 20_000,
         /// Bytes of the cache for readers of old flows.
         block_cache_bytes: usize = qiang_storage::Options::default().block_cache_bytes,
@@ -210,6 +215,11 @@ impl NodeConfig {
             key: peer.tls_key.clone(),
             authority: peer.tls_authority.clone(),
         })
+    }
+
+    /// How the shards of a cluster that begins here share logs; `None` where the number is none of those that can be.
+    pub fn sharing(&self) -> Option<Sharing> {
+        Sharing::over(self.storage.logs)
     }
 
     /// How many threads do the node's work.

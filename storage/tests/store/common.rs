@@ -11,7 +11,7 @@ use qiang_storage::{Bytes, Done, GroupId, GroupLog, Identity, Options, Store, Wr
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 pub fn identity() -> Identity {
-    Identity::new("sale-2026", 7)
+    Identity::new("sale-2026", 7, 4)
 }
 
 /// Small files, so that little data goes through flushes, merges and recycled files.

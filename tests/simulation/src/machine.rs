@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use qiang_engine::routing::Sharing;
 use qiang_raft::world::{Clock, Life, Random};
 use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, Timing, World};
 use qiang_server::cluster_config::ClusterConfig;
@@ -42,6 +43,7 @@ pub struct Machine {
     pub id: u64,
     pub dc: &'static str,
     pub clock: Clock,
+    sharing: Sharing,
     dir: PathBuf,
     disk: SimulatedDisk,
     /// How much longer each sync takes than usual, in microseconds.
@@ -58,11 +60,12 @@ pub struct Process {
 }
 
 impl Machine {
-    pub fn new(id: u64, dc: &'static str, home: &Path) -> Self {
+    pub fn new(id: u64, dc: &'static str, sharing: Sharing, home: &Path) -> Self {
         Machine {
             id,
             dc,
             clock: Clock::simulated(BEGAN_AT),
+            sharing,
             dir: home.join(id.to_string()),
             disk: SimulatedDisk::new(),
             stall_us: Arc::default(),
@@ -81,7 +84,7 @@ impl Machine {
             wal_warm_bytes: 0,
             ..Options::default()
         };
-        let identity = Identity::new(CLUSTER, self.id);
+        let identity = Identity::new(CLUSTER, self.id, self.sharing.logs());
         let store = Store::open_simulated(&self.dir, &self.disk, &identity, &options)
             .map_err(|error| format!("machine {}: {error}", self.id))?;
         let life = Life::default();
@@ -100,6 +103,7 @@ impl Machine {
             } else {
                 Begin::Existing
             },
+            sharing: self.sharing,
             snapshot_entries: SNAPSHOT_ENTRIES,
             entries_kept: ENTRIES_KEPT,
             timing: Timing::default(),

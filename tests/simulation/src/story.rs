@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::promotion::Terms;
-use qiang_engine::routing::shard_of;
+use qiang_engine::routing::{Sharing, shard_of};
 use qiang_engine::{Command, PromotionId};
-use qiang_raft::ClusterChange;
+use qiang_raft::{ClusterChange, SHARING_DEFAULT};
 use qiang_raft::world::Random;
 use rand::RngExt;
 use tokio::task::JoinHandle;
@@ -66,6 +66,8 @@ pub struct Stage {
     pub net: Net,
     pub trace: Trace,
     pub offers: Vec<Offer>,
+    /// How the shards share logs.
+    sharing: Sharing,
     machines: Mutex<BTreeMap<u64, Machine>>,
     book: Mutex<Book>,
     /// The orders of which buyers were told last.
@@ -80,11 +82,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Stage {
     /// Machines that do not run yet, with files below `home`.
     pub fn new(trace: Trace, home: &std::path::Path) -> Arc<Self> {
-        let machine = |(id, dc): (u64, &'static str)| (id, Machine::new(id, dc, home));
+        let sharing = sharing();
+        let machine = |(id, dc): (u64, &'static str)| (id, Machine::new(id, dc, sharing, home));
         Arc::new(Stage {
             net: Net::new(),
             trace,
             offers: offers(),
+            sharing,
             machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
             book: Mutex::default(),
             latest: Mutex::default(),
@@ -262,6 +266,13 @@ async fn calm(stage: &Arc<Stage>, faults: &mut Faults<'_>, judge: &mut Judge) {
             left_ms = less;
         }
     }
+}
+
+/// How the shards of a run share logs: every other time as they do unless it is said, else in any way.
+fn sharing() -> Sharing {
+    let logs = 1 << Random.random_range(0..=4);
+    let any = Sharing::over(logs).filter(|_| Random.random_range(0..2) == 0);
+    any.unwrap_or(SHARING_DEFAULT)
 }
 
 /// Promotions on several shards; every second sells out.
@@ -590,7 +601,7 @@ impl<'a> Faults<'a> {
         self.guest = Some(id);
         let dc = if id.is_multiple_of(2) { "a" } else { "b" };
         stage.trace.note(format_args!("{id} joins"));
-        lock(&stage.machines).insert(id, Machine::new(id, dc, self.home));
+        lock(&stage.machines).insert(id, Machine::new(id, dc, stage.sharing, self.home));
         stage.start(id, false).await;
         if let Some(process) = stage.any_process() {
             let node = process.node.clone();

@@ -73,7 +73,7 @@ fn verify_shard(offline: &Offline, dir: &Path, shard: ShardId) -> Result<ShardRe
         flows: tally.flows(),
         ..ShardReport::default()
     };
-    for promotion in counted.replica.shard.promotions() {
+    for promotion in counted.shard.promotions() {
         let id = promotion.id.as_str();
         let counters = Some(Counters::from_engine(&promotion.counters));
         match tally.promotion(id) {
@@ -86,7 +86,6 @@ fn verify_shard(offline: &Offline, dir: &Path, shard: ShardId) -> Result<ShardRe
     }
     for (id, flows) in tally.promotions() {
         if !counted
-            .replica
             .shard
             .promotions()
             .iter()
@@ -107,17 +106,15 @@ fn verify_shard(offline: &Offline, dir: &Path, shard: ShardId) -> Result<ShardRe
 fn drift_between(shard: u16, counted: &Folded, rebuilt: &Folded) -> Vec<Drift> {
     let of = |folded: &Folded, id: &qiang_engine::PromotionId| {
         folded
-            .replica
             .shard
             .promotion(id)
             .map(|promotion| Counters::from_engine(&promotion.counters))
     };
     let all = counted
-        .replica
         .shard
         .promotions()
         .iter()
-        .chain(rebuilt.replica.shard.promotions());
+        .chain(rebuilt.shard.promotions());
     let mut ids: Vec<_> = all.map(|promotion| &promotion.id).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -183,7 +180,7 @@ fn rebuild_shard(
     let differs = drift.is_empty()
         && counted
             .as_ref()
-            .is_some_and(|counted| counted.replica.shard != folded.replica.shard);
+            .is_some_and(|counted| counted.shard != folded.shard);
     Ok(Rebuilt {
         shard,
         snapshot_index: counted.and_then(|counted| counted.snapshot_index),
@@ -211,7 +208,7 @@ fn counters_of(promotion: &Promotion) -> [(&'static str, i64); 7] {
 fn print_rebuilt(rebuilt: &[Rebuilt], out: &mut Output) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for shard in rebuilt {
-        for promotion in shard.folded.replica.shard.promotions() {
+        for promotion in shard.folded.shard.promotions() {
             let drifts: Vec<&str> = shard
                 .drift
                 .iter()
@@ -278,8 +275,8 @@ fn rebuilt_json(rebuilt: &[Rebuilt]) -> Value {
             "first_index": shard.folded.first_index,
             "last_index": shard.folded.last_index,
             "entries": shard.folded.entries,
-            "voids": shard.folded.replica.voids.len(),
-            "orders": shard.folded.replica.shard.order_count(),
+            "voids": shard.folded.voids.len(),
+            "orders": shard.folded.shard.order_count(),
             "snapshot_index": shard.snapshot_index,
             "ok": shard.drift.is_empty() && !shard.differs,
         })
@@ -287,7 +284,6 @@ fn rebuilt_json(rebuilt: &[Rebuilt]) -> Value {
     let promotions = rebuilt.iter().flat_map(|shard| {
         shard
             .folded
-            .replica
             .shard
             .promotions()
             .iter()

@@ -70,7 +70,7 @@ impl<'a> GroupShape<'a> {
             replicas.iter().max_by_key(most)
         });
         let status = told_by.map(|(_, status)| *status);
-        let place = cluster.placement.shards.get(usize::from(number));
+        let place = cluster.placement.of(number);
         GroupShape {
             shard: (number < SHARDS).then_some(number),
             leader: match scope {
