@@ -39,8 +39,8 @@ pub struct NodeOptions {
     pub storage: qiang_storage::Options,
 }
 
-/// How the shards of a new cluster share logs, unless it is said: two logs for each of two leading nodes.
-pub const SHARING_DEFAULT: Sharing = match Sharing::over(4) {
+/// How the shards of a new cluster share logs, unless it is said: one for each of the two nodes that lead a cluster of four.
+pub const SHARING_DEFAULT: Sharing = match Sharing::over(2) {
     Some(sharing) => sharing,
     None => Sharing::NONE,
 };
