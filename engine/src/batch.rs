@@ -57,7 +57,11 @@ const PART_HEADER_BYTES: usize = 1 + 4;
 impl Batch {
     /// Encodes the batch.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = begin(self.me, self.prev, self.parts.iter().map(|part| part.records.len()).sum());
+        let mut out = begin(
+            self.me,
+            self.prev,
+            self.parts.iter().map(|part| part.records.len()).sum(),
+        );
         for part in &self.parts {
             put_part(part.place, part.records.iter(), &mut out);
         }

@@ -127,12 +127,6 @@ impl Replica {
         self.shards.iter().map(Shard::order_count).sum()
     }
 
-    /// How many promotions the shards hold, in any state.
-    pub fn promotion_count(&self) -> usize {
-        let promotions = self.shards.iter().map(|shard| shard.promotions().len());
-        promotions.sum()
-    }
-
     /// Writes the state, for a snapshot.
     pub fn save(&self, out: &mut impl Write) -> std::io::Result<()> {
         let mut head = vec![HEAD_VERSION];

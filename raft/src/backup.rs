@@ -18,7 +18,8 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use qiang_engine::{Replica, codec};
+use qiang_engine::routing::{SHARDS, Sharing};
+use qiang_engine::{Replica, Shard, codec};
 
 use crate::groups::{META_GROUP, name};
 use crate::meta::MetaState;
@@ -39,7 +40,7 @@ const META_BYTES_MAX: u64 = 128 << 20;
 pub struct Contents {
     /// Whose backup it is, from when.
     pub header: Header,
-    /// Every group: the shards' in order, then `meta`.
+    /// Every shard, in order, then `meta`.
     pub groups: Vec<GroupContents>,
     /// The cluster's own state.
     pub meta: MetaState,
@@ -53,14 +54,14 @@ impl Contents {
     }
 }
 
-/// What a backup holds of one group.
+/// What a backup holds of one shard, or of the meta group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupContents {
-    /// The number of the first of its shards, or `meta`.
+    /// The shard's number, or `meta`.
     pub group: String,
-    /// Where the group is cut.
+    /// Where its log is cut.
     pub cut: Cut,
-    /// Bytes of its state.
+    /// Bytes of the state of all that share its log.
     pub bytes: u64,
     /// Orders in it, in any state; 0 for `meta`.
     pub orders: usize,
@@ -68,19 +69,19 @@ pub struct GroupContents {
     pub promotions: usize,
 }
 
-/// Reads a backup from its beginning to its end and checks every checksum; `on_group` is told of each group with its
-/// bytes.
+/// Reads a backup from its beginning to its end and checks every checksum; `on_group` is told the bytes of each group, and how
+/// many there are.
 ///
 /// # Errors
 /// See [`BackupError`].
 pub fn verify(
     input: impl Read,
-    mut on_group: impl FnMut(&Cut, u64),
+    mut on_group: impl FnMut(u64, usize),
 ) -> Result<Header, BackupError> {
     let mut reader = Reader::begin(input)?;
-    while let Some(cut) = reader.next_group()? {
+    while reader.next_group()?.is_some() {
         let bytes = reader.skip_group()?;
-        on_group(&cut, bytes);
+        on_group(bytes, reader.header().cuts.len());
     }
     Ok(reader.header().clone())
 }
@@ -91,7 +92,7 @@ pub fn verify(
 /// See [`BackupError`]; they do not name the file.
 pub fn inspect(path: &Path) -> Result<Contents, BackupError> {
     let mut sizes = Vec::new();
-    verify(open(path)?, |_, bytes| sizes.push(bytes))?;
+    verify(open(path)?, |bytes, _| sizes.push(bytes))?;
     let mut reader = Reader::begin(open(path)?)?;
     let mut groups = Vec::new();
     let mut meta = None;
@@ -100,25 +101,33 @@ pub fn inspect(path: &Path) -> Result<Contents, BackupError> {
             break;
         };
         let group = name(cut.group_id());
-        let (mut orders, mut promotions) = (0, 0);
+        let contents = |group: String, shard: Option<&Shard>| GroupContents {
+            group,
+            cut,
+            bytes,
+            orders: shard.map_or(0, Shard::order_count),
+            promotions: shard.map_or(0, |shard| shard.promotions().len()),
+        };
         if cut.group_id() == META_GROUP {
             meta = Some(read_meta_state(&mut reader)?);
+            groups.push((SHARDS, contents(group.clone(), None)));
         } else {
             let replica = Replica::load(&mut reader, random_u64())
                 .map_err(|error| undecodable(&group, &error))?;
-            (orders, promotions) = (replica.order_count(), replica.promotion_count());
+            let sharing = reader.header().sharing().unwrap_or(Sharing::NONE);
+            if replica.shards.len() != sharing.shards_per_log() {
+                return Err(undecodable(&group, &"it is not that of its shards"));
+            }
+            for (number, shard) in sharing.shards_of(cut.group).zip(&replica.shards) {
+                groups.push((number.0, contents(number.to_string(), Some(shard))));
+            }
         }
         if reader.skip_group()? != bytes {
             return Err(undecodable(&group, &"something follows its state"));
         }
-        groups.push(GroupContents {
-            group,
-            cut,
-            bytes,
-            orders,
-            promotions,
-        });
     }
+    groups.sort_by_key(|(number, _)| *number);
+    let groups = groups.into_iter().map(|(_, contents)| contents).collect();
     let meta = meta.ok_or_else(|| undecodable("meta", &"it is missing"))?;
     Ok(Contents {
         header: reader.header().clone(),

@@ -216,11 +216,7 @@ fn time_from(log: &GroupLog, from: u64, to: u64) -> Result<Option<UnixMs>, FlowE
 }
 
 /// What one batch holds of a shard, as flows.
-pub fn flows_of(
-    shard: ShardId,
-    index: u64,
-    records: Vec<Record>,
-) -> impl Iterator<Item = Flow> {
+pub fn flows_of(shard: ShardId, index: u64, records: Vec<Record>) -> impl Iterator<Item = Flow> {
     records
         .into_iter()
         .zip(0..)

@@ -28,7 +28,12 @@ fn seat() -> Seat {
     };
     let mailbox = Mailbox::new();
     Seat::new(
-        Arc::new(ShardGroup::new(0, Sharing::NONE, mailbox, Timing::default())),
+        Arc::new(ShardGroup::new(
+            0,
+            Sharing::NONE,
+            mailbox,
+            Timing::default(),
+        )),
         around,
     )
 }

@@ -140,8 +140,7 @@ async fn forget_flows(groups: &Arc<Groups>, shard: &Arc<ShardGroup>, before: Uni
         };
         let index = index_at(&log, before, oldest.index.min(floor));
         let index = index.map_err(|error| error.to_string())?;
-        log.forget_below(index)
-            .map_err(|error| error.to_string())
+        log.forget_below(index).map_err(|error| error.to_string())
     };
     match blocking(forget).await {
         Ok(Ok(())) => {}

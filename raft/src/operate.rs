@@ -18,7 +18,7 @@ use crate::groups::META_GROUP;
 use crate::meta::{ConfigRefusal, ConfigVersion, MetaCommand};
 use crate::node::Node;
 use crate::peer::Lane;
-use crate::placement::{Move, moves};
+use crate::placement::{Group, Move, moves};
 use crate::rpc::{self, Introduction, Kind, MetaAnswer, MetaRequest, NodeReport, ShardRequest};
 use crate::types::{NodeInfo, Outcome};
 
@@ -160,13 +160,32 @@ impl Node {
         .await
     }
 
-    /// What `Rebalance` would move.
+    /// What `Rebalance` would move, shard by shard: those that share a log move together.
     pub fn planned_moves(&self) -> Vec<Move> {
         let cluster = self.cluster();
         let next = cluster.decide(&ClusterChange::Rebalance, &BTreeSet::new());
-        next.map_or(Vec::new(), |next| {
+        let planned = next.map_or(Vec::new(), |next| {
             moves(&cluster.placement, &next.placement)
-        })
+        });
+        let sharing = self.groups().sharing;
+        let of_each = planned.into_iter().flat_map(|planned| {
+            let groups = match planned.group {
+                Group::Meta => vec![Group::Meta],
+                Group::Shard(log) => {
+                    let shards = (0..sharing.shards_per_log())
+                        .map(|place| log + place * usize::from(sharing.logs()));
+                    shards.map(Group::Shard).collect()
+                }
+            };
+            let of = move |group| Move {
+                group,
+                ..planned.clone()
+            };
+            groups.into_iter().map(of)
+        });
+        let mut of_each: Vec<Move> = of_each.collect();
+        of_each.sort_by_key(|planned| planned.group);
+        of_each
     }
 
     /// Every node of the cluster with its report, or none where it does not answer.
@@ -404,10 +423,7 @@ impl Node {
                 .local_committed
                 .map_or(0, |committed| committed.index)
         });
-        let heard = self
-            .groups()
-            .heard(group.id)
-            .filter(|_| !raft.is_leader());
+        let heard = self.groups().heard(group.id).filter(|_| !raft.is_leader());
         let heard = heard.map(|heard| u64::try_from(heard.as_millis()).unwrap_or(u64::MAX));
         Some(Stale {
             promotion: self.board().get(promotion_id),

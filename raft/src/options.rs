@@ -212,7 +212,9 @@ pub enum StartError {
         why: String,
     },
     /// The cluster was begun by a newer version.
-    #[error("the cluster's shards share {logs} logs, and this binary knows no such way to share them: use a newer one")]
+    #[error(
+        "the cluster's shards share {logs} logs, and this binary knows no such way to share them: use a newer one"
+    )]
     UnknownSharing {
         /// The number of logs.
         logs: u16,

@@ -76,18 +76,20 @@ pub struct Placement {
 impl Placement {
     /// Where the shard of this number is, or the group of the log of this number; nothing for other numbers.
     pub fn of(&self, number: u16) -> Option<&ShardPlace> {
-        self.shards.get(self.log_of(number)?)
+        self.shards.get(usize::from(self.log_of(number)?))
     }
 
     /// The same, to change it.
     pub fn of_mut(&mut self, number: u16) -> Option<&mut ShardPlace> {
         let log = self.log_of(number)?;
-        self.shards.get_mut(log)
+        self.shards.get_mut(usize::from(log))
     }
 
-    fn log_of(&self, number: u16) -> Option<usize> {
-        let is_shard = number < SHARDS && !self.shards.is_empty();
-        is_shard.then(|| usize::from(number) % self.shards.len())
+    /// The log of the shard of this number; nothing for other numbers, or where nothing is placed.
+    pub fn log_of(&self, number: u16) -> Option<u16> {
+        let logs = u16::try_from(self.shards.len()).ok()?;
+        let is_shard = number < SHARDS && logs > 0;
+        is_shard.then(|| number % logs)
     }
 
     /// A placement of `shards` shards that nobody holds yet.

@@ -143,7 +143,11 @@ impl Node {
         };
         // One that a late call has started again has nothing on disk but a vote.
         let runs = |group: &GroupId| self.groups().raft(*group).is_some();
-        for group in self.groups().all().filter(|group| held.contains(group) || runs(group)) {
+        for group in self
+            .groups()
+            .all()
+            .filter(|group| held.contains(group) || runs(group))
+        {
             if group == META_GROUP {
                 continue;
             }

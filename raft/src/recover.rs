@@ -53,7 +53,7 @@ pub struct Recovered {
     pub survivors: Vec<u64>,
     /// The nodes that are out of the cluster.
     pub abandoned: Vec<u64>,
-    /// Groups that were brought back.
+    /// Shards that were brought back, and the meta group.
     pub groups: usize,
 }
 
@@ -108,6 +108,11 @@ impl Node {
         }
         let change = ClusterChange::Recovered { dc: dc.to_owned() };
         self.record_recovery(change).await?;
+        let held: BTreeSet<u16> = ends.values().flatten().map(|end| end.group).collect();
+        let shards = |group| match GroupId(group) {
+            META_GROUP => 1,
+            _ => self.groups().sharing.shards_per_log(),
+        };
         let abandoned = cluster
             .nodes
             .keys()
@@ -116,12 +121,7 @@ impl Node {
             incarnation,
             survivors: survivors.keys().copied().collect(),
             abandoned: abandoned.copied().collect(),
-            groups: ends
-                .values()
-                .flatten()
-                .map(|end| end.group)
-                .collect::<BTreeSet<u16>>()
-                .len(),
+            groups: held.into_iter().map(shards).sum(),
         })
     }
 
@@ -196,7 +196,9 @@ impl Node {
             .flat_map(|state| state.report.groups.iter().filter(|group| group.hosted))
             .map(|group| group.group.as_str())
             .collect();
-        if let Some(missing) = self.groups().all()
+        if let Some(missing) = self
+            .groups()
+            .all()
             .map(name)
             .find(|group| !held.contains(group.as_str()))
         {

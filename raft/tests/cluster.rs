@@ -340,7 +340,7 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
         (2, vec![3, 4])
     );
     assert_eq!(recovered.abandoned, [1, 2]);
-    assert_eq!(recovered.groups, usize::from(SHARING_DEFAULT.logs()) + 1);
+    assert_eq!(recovered.groups, usize::from(SHARDS) + 1);
     cluster.settle().await;
     for number in 0..30 {
         let again = cluster

@@ -8,7 +8,9 @@ use qiang_engine::order::{Item, Items};
 use qiang_engine::promotion::{Channel, Terms};
 use qiang_engine::routing::shard_of;
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
-use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, Policy, StartError, Timing, World};
+use qiang_raft::{
+    Begin, Node, NodeInfo, NodeOptions, Policy, SHARING_DEFAULT, StartError, Timing, World,
+};
 
 fn options(dir: &Path, bootstrap: bool) -> NodeOptions {
     NodeOptions {
@@ -20,6 +22,7 @@ fn options(dir: &Path, bootstrap: bool) -> NodeOptions {
         } else {
             Begin::Existing
         },
+        sharing: SHARING_DEFAULT,
         snapshot_entries: 1_000,
         entries_kept: 100,
         timing: Timing::default(),

@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use qiang_raft::peer::{Tls, TlsError};
-use qiang_raft::{
-    Begin, Node, NodeInfo, NodeOptions, SHARING_DEFAULT, StartError, Timing, World,
-};
+use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, SHARING_DEFAULT, StartError, Timing, World};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -218,7 +218,11 @@ fn every_shard_gets_a_checkpoint_of_its_own() {
 fn a_part_of_a_shard_that_is_not_there_stops_the_replica() {
     let mut replica = Replica::new(1, 0);
     let decided = [(Place(1), crate::records::examples().remove(0).1)];
-    let bytes = Batch::encode_decided(qiang_engine::Tag { stint: 1, seq: 1 }, replica.tail, &decided);
+    let bytes = Batch::encode_decided(
+        qiang_engine::Tag { stint: 1, seq: 1 },
+        replica.tail,
+        &decided,
+    );
     let batch = Batch::decode(&bytes).unwrap();
     let error = replica.fold(1, &batch).unwrap_err();
     assert_eq!(error, ApplyError::NoShard(Place(1)));
@@ -236,7 +240,10 @@ fn every_shard_has_one_place_in_one_log() {
             assert_eq!(shards.len(), sharing.shards_per_log());
             for (place, shard) in shards.iter().enumerate() {
                 let place = Place(u8::try_from(place).unwrap());
-                assert_eq!((sharing.log_of(*shard), sharing.place_of(*shard)), (log, place));
+                assert_eq!(
+                    (sharing.log_of(*shard), sharing.place_of(*shard)),
+                    (log, place)
+                );
                 assert_eq!(sharing.shard_at(log, place), *shard);
             }
             assert_eq!(shards[0], ShardId(log), "the first has the log's number");

@@ -181,7 +181,9 @@ impl Node {
     }
 
     fn check_holds_all(&self) -> Result<(), TakeError> {
-        let missing: Vec<GroupId> = self.groups().all()
+        let missing: Vec<GroupId> = self
+            .groups()
+            .all()
             .filter(|group| self.groups().raft(*group).is_none())
             .collect();
         if missing.is_empty() {
@@ -308,7 +310,8 @@ fn steps_between(groups: &Groups, from: &[u64], to: &[u64]) -> Result<Vec<Step>,
     for (group, (from, to)) in groups.all().zip(from.iter().zip(to)) {
         let log = groups.store.log(group);
         let log = log.map_err(|error| unreadable(group, io::Error::other(error)))?;
-        steps_in(&log, groups.sharing, *from, *to, &mut steps).map_err(|error| unreadable(group, error))?;
+        steps_in(&log, groups.sharing, *from, *to, &mut steps)
+            .map_err(|error| unreadable(group, error))?;
     }
     Ok(steps)
 }

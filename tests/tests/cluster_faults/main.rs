@@ -33,9 +33,11 @@ const PACE: Duration = Duration::from_millis(15);
 /// How much is on sale: more than any of these tests sells.
 const QUANTITY: u64 = 1_000_000;
 
-/// One promotion on every second shard, so that each node that leads, leads some.
+/// One promotion on every second shard or so, so that each node that leads, leads some.
 fn promotions(cluster: &Cluster) -> Vec<String> {
-    let ids: Vec<String> = (0..8).map(|number| id_on_shard("P", number * 2)).collect();
+    let ids: Vec<String> = (0..8)
+        .map(|number| id_on_shard("P", number * 2 + number % 2))
+        .collect();
     for id in &ids {
         cluster.any().promotion(id).quantity(QUANTITY).create();
     }

@@ -55,7 +55,7 @@ pub(crate) enum RaftCommand {
     /// Let a node lead nothing, before maintenance
     #[command(after_help = "Example:\n  qiang raft drain 2\n  qiang raft drain 2 --undo")]
     Drain(nodes::DrainArgs),
-    /// Have a shard led by a node that holds it
+    /// Have a shard, and those that share its log, led by a node that holds it
     #[command(after_help = "Example:\n  qiang raft transfer-leader 3 2")]
     TransferLeader(leaders::TransferArgs),
     /// Have all shards led in one data centre

@@ -203,12 +203,9 @@ async fn receive(
     let written = tokio::task::spawn_blocking(move || {
         let mut progress = Progress::new("the cluster is saved".to_owned(), "groups");
         let mut done = 0;
-        let verified = verify(&mut copy, |_, _| {
+        let verified = verify(&mut copy, |_, groups| {
             done += 1;
-            progress.show(&Stage::of(
-                done,
-                usize::from(qiang_engine::routing::SHARDS) + 1,
-            ));
+            progress.show(&Stage::of(done, groups));
         });
         progress.end();
         let header = verified?;

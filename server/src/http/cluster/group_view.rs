@@ -20,6 +20,9 @@ pub(super) enum Scope {
 pub(super) struct GroupShape<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) shard: Option<u16>,
+    /// The number of its log: shards of the same one have the same leader, voters and indexes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<u16>,
     pub(super) leader: Option<u64>,
     planned_leader: Option<u64>,
     term: u64,
@@ -73,6 +76,7 @@ impl<'a> GroupShape<'a> {
         let place = cluster.placement.of(number);
         GroupShape {
             shard: (number < SHARDS).then_some(number),
+            log: cluster.placement.log_of(number),
             leader: match scope {
                 Scope::All => leading.map(|(node, _)| *node),
                 Scope::One => status.and_then(|status| status.leader),

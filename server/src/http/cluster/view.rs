@@ -1,7 +1,7 @@
 //! The cluster as operators see it: each node and each group, from the document and from what every node says of itself.
 //!
-//! A node's `commit_index` and `lag` are sums over the groups it holds, so that they can be compared between nodes that
-//! hold the same groups: entries known to be committed, and entries committed that it has not applied yet.
+//! A node's `commit_index` and `lag` are sums over the logs it holds, each counted once however many shards share it, so that
+//! they can be compared between nodes that hold the same: entries known to be committed, and entries committed that it has not applied yet.
 //!
 //! Invariant: every node of the document is shown, whether it answers or not; what nobody said is null.
 
@@ -158,7 +158,9 @@ impl Known {
         let report = heard.report();
         let info = report.map_or(info, |report| &report.info);
         let groups = || shards.iter().chain([meta]);
-        let held = groups().flat_map(|group| &group.replicas);
+        // Of the shards that share a log the first stands for all.
+        let logs = shards.iter().take(self.cluster.placement.shards.len());
+        let held = logs.chain([meta]).flat_map(|group| &group.replicas);
         let held: Vec<_> = held.filter(|replica| replica.node == id).collect();
         let holds = |group: &&GroupShape<'_>| match report {
             Some(_) => group.replicas.iter().any(|replica| replica.node == id),

@@ -23,6 +23,7 @@ fn document() -> Cluster {
     let found = ClusterChange::Found {
         node_id: 1,
         info: info(1, "a"),
+        logs: SHARDS,
     };
     let nobody = std::collections::BTreeSet::new();
     let mut cluster = Cluster::default().decide(&found, &nobody).unwrap();
