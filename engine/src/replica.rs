@@ -65,6 +65,7 @@ impl Replica {
     ///
     /// # Panics
     /// If there is no such shard.
+    #[must_use]
     pub fn only(mut self, place: Place) -> Self {
         self.shards = vec![self.shards.swap_remove(place.index())];
         self.only = Some(place);
@@ -138,14 +139,7 @@ impl Replica {
     /// Reads what [`Replica::save`] wrote.
     pub fn load(input: &mut impl Read, hash_seed: u64) -> Result<Self, LoadError> {
         let head = read_block(input)?;
-        let (shards, tail, voids): (usize, Tag, Vec<u64>) = match head.split_first() {
-            Some((&HEAD_VERSION, mut rest)) => codec::take(&mut rest)?,
-            _ => {
-                // Of when every shard had a log of its own.
-                let (tail, voids) = codec::decode(&head)?;
-                (1, tail, voids)
-            }
-        };
+        let (shards, tail, voids) = decode_head(&head)?;
         let shards = (0..shards).map(|_| Shard::load(input, hash_seed));
         Ok(Replica {
             shards: shards.collect::<Result<_, _>>()?,
@@ -154,6 +148,20 @@ impl Replica {
             voids,
         })
     }
+}
+
+/// How many shards a saved state is of, and the end of the chain of batches that led to it.
+fn decode_head(head: &[u8]) -> Result<(usize, Tag, Vec<u64>), DecodeError> {
+    let Some((&HEAD_VERSION, mut rest)) = head.split_first() else {
+        // Of when every shard had a log of its own.
+        let (tail, voids) = codec::decode(head)?;
+        return Ok((1, tail, voids));
+    };
+    let decoded = codec::take(&mut rest)?;
+    if !rest.is_empty() {
+        return Err(DecodeError::Trailing { bytes: rest.len() });
+    }
+    Ok(decoded)
 }
 
 /// Longest block of a saved state in bytes; longer means the file is not one.

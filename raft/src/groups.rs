@@ -201,11 +201,14 @@ impl Groups {
         info: NodeInfo,
         store: Store,
         peers: Peers,
-        sharing: Sharing,
         shards: Vec<Arc<ShardGroup>>,
         config: Arc<Config>,
         timing: Timing,
     ) -> Self {
+        let logs = u16::try_from(shards.len()).ok();
+        let sharing = logs.and_then(Sharing::over);
+        let sharing = sharing.expect("there is a group for each log");
+        let heard = all(sharing).map(|group| (group, Mutex::default()));
         Groups {
             node_id,
             info,
@@ -217,7 +220,7 @@ impl Groups {
             liveness: Liveness::new(timing),
             backups: Arc::new(Semaphore::new(1)),
             config,
-            heard: BTreeMap::from_iter(all(sharing).map(|group| (group, Mutex::default()))),
+            heard: heard.collect(),
             meta: RwLock::default(),
             meta_quiescence: Quiescence::new(META_GROUP, timing, None),
             open: tokio::sync::Mutex::new(true),

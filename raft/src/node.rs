@@ -125,7 +125,6 @@ impl Node {
             options.info.clone(),
             store.clone(),
             Peers::new(credentials, world.dial.clone()),
-            sharing,
             shards,
             Arc::new(raft_config(&options)),
             options.timing,

@@ -97,6 +97,7 @@ impl StoreBuilder<TypeConfig, LogStore, Logged, TempDir> for Builder {
         let log = store.log(replayed).expect("a new group's log");
         let machine = ShardMachine {
             group: replayed,
+            shards: 1,
             node_id: 1,
             mailbox: Mailbox::new(),
             log: log.clone(),

@@ -241,10 +241,8 @@ fn a_saved_state_that_was_cut_or_changed_does_not_load() {
     driven
         .at(2_500, &qiang_engine::Command::Confirm { order_id })
         .unwrap();
-    let replica = Replica {
-        shards: vec![driven.shard],
-        ..Replica::new(1, 0)
-    };
+    let mut replica = Replica::new(1, 0);
+    replica.shards = vec![driven.shard];
     let mut saved = Vec::new();
     replica.save(&mut saved).unwrap();
     for length in 0..saved.len() {

@@ -69,9 +69,10 @@ fn what_was_written_is_read() {
 fn a_group_that_is_not_read_is_checked_all_the_same() {
     let bytes = whole();
     let mut sizes = Vec::new();
-    let found = verify(&bytes[..], |cut, bytes| sizes.push((cut.group, bytes)));
+    let found = verify(&bytes[..], |bytes, groups| sizes.push((bytes, groups)));
     assert_eq!(found.expect("a whole backup"), header());
-    let expected = all(Sharing::NONE).map(|group| (group.0, state(group.0).len() as u64));
+    let expected =
+        all(Sharing::NONE).map(|group| (state(group.0).len() as u64, header().cuts.len()));
     assert_eq!(sizes, expected.collect::<Vec<_>>());
 }
 
