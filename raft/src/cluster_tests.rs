@@ -44,13 +44,13 @@ fn four_nodes_hold_every_group_and_the_preferred_data_centre_leads() {
     let cluster = four();
     assert_eq!(cluster.revision, 4);
     assert_eq!(cluster.placement.meta, [1, 2, 3, 4]);
-    for place in &cluster.placement.shards {
+    for place in &cluster.placement.logs {
         assert_eq!(place.voters, [1, 2, 3, 4]);
     }
     let led = |node| {
         cluster
             .placement
-            .shards
+            .logs
             .iter()
             .filter(|place| place.leader == Some(node))
             .count()
@@ -120,7 +120,7 @@ fn a_removal_that_would_lose_a_quorum_is_refused_unless_forced() {
     assert_eq!(next.nodes[&3].duty, Duty::Leaving);
     assert!(
         next.placement
-            .shards
+            .logs
             .iter()
             .all(|place| place.voters == [1, 2, 4])
     );
@@ -160,13 +160,13 @@ fn after_recovery_only_the_surviving_data_centre_is_left() {
     assert_eq!(next.removed, [1, 2].into());
     assert!(
         next.placement
-            .shards
+            .logs
             .iter()
             .all(|place| place.voters == [3, 4])
     );
     assert!(
         next.placement
-            .shards
+            .logs
             .iter()
             .all(|place| matches!(place.leader, Some(3 | 4)))
     );
@@ -184,7 +184,7 @@ fn a_learner_holds_nothing_until_it_is_added_to_serve() {
     assert!(
         cluster
             .placement
-            .shards
+            .logs
             .iter()
             .all(|place| !place.voters.contains(&5))
     );
@@ -194,7 +194,7 @@ fn a_learner_holds_nothing_until_it_is_added_to_serve() {
     assert!(
         cluster
             .placement
-            .shards
+            .logs
             .iter()
             .any(|place| place.voters.contains(&5))
     );

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use qiang_engine::promotion::Promotion;
-use qiang_engine::routing::shard_of;
+use qiang_engine::routing::{SHARDS, shard_of};
 use qiang_engine::{PromotionId, codec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -160,32 +160,27 @@ impl Node {
         .await
     }
 
-    /// What `Rebalance` would move, shard by shard: those that share a log move together.
-    pub fn planned_moves(&self) -> Vec<Move> {
+    /// What `Rebalance` would move, by shard in their order, then, as `None`, of the meta group. Shards that
+    /// share a log move together.
+    pub fn planned_moves(&self) -> Vec<(Option<u16>, Move)> {
         let cluster = self.cluster();
         let next = cluster.decide(&ClusterChange::Rebalance, &BTreeSet::new());
         let planned = next.map_or(Vec::new(), |next| {
             moves(&cluster.placement, &next.placement)
         });
         let sharing = self.groups().sharing;
-        let of_each = planned.into_iter().flat_map(|planned| {
-            let groups = match planned.group {
-                Group::Meta => vec![Group::Meta],
-                Group::Shard(log) => {
-                    let shards = (0..sharing.shards_per_log())
-                        .map(|place| log + place * usize::from(sharing.logs()));
-                    shards.map(Group::Shard).collect()
-                }
+        let by_shard = planned.into_iter().flat_map(|planned| {
+            let shards: Vec<Option<u16>> = match planned.group {
+                Group::Log(log) => sharing.shards_of(log).map(|shard| Some(shard.0)).collect(),
+                Group::Meta => vec![None],
             };
-            let of = move |group| Move {
-                group,
-                ..planned.clone()
-            };
-            groups.into_iter().map(of)
+            shards
+                .into_iter()
+                .map(move |shard| (shard, planned.clone()))
         });
-        let mut of_each: Vec<Move> = of_each.collect();
-        of_each.sort_by_key(|planned| planned.group);
-        of_each
+        let mut by_shard: Vec<(Option<u16>, Move)> = by_shard.collect();
+        by_shard.sort_by_key(|(shard, _)| shard.unwrap_or(SHARDS));
+        by_shard
     }
 
     /// Every node of the cluster with its report, or none where it does not answer.

@@ -2,7 +2,7 @@
 //!
 //! No IO, no clock, no randomness: the same sites and the same present placement give the same plan on every node.
 //!
-//! Invariants of a plan: with two data centres each shard has two replicas in each, so that its majority spans both;
+//! Invariants of a plan: with two data centres each log has two replicas in each, so that its majority spans both;
 //! replicas are spread evenly over the serving nodes of a data centre and leaders over those of the preferred one; and
 //! a replica stays where it is unless its node's duty or the balance demands otherwise. A plan of a plan is that plan.
 
@@ -68,42 +68,42 @@ impl Duty {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Placement {
     /// Of each log that shards share, by its number: the shards whose numbers leave it as the remainder.
-    pub shards: Vec<ShardPlace>,
+    pub logs: Vec<LogPlace>,
     /// The voters of the meta group, ascending; its leader is not planned.
     pub meta: Vec<u64>,
 }
 
 impl Placement {
     /// Where the shard of this number is, or the group of the log of this number; nothing for other numbers.
-    pub fn of(&self, number: u16) -> Option<&ShardPlace> {
-        self.shards.get(usize::from(self.log_of(number)?))
+    pub fn of(&self, number: u16) -> Option<&LogPlace> {
+        self.logs.get(usize::from(self.log_of(number)?))
     }
 
     /// The same, to change it.
-    pub fn of_mut(&mut self, number: u16) -> Option<&mut ShardPlace> {
+    pub fn of_mut(&mut self, number: u16) -> Option<&mut LogPlace> {
         let log = self.log_of(number)?;
-        self.shards.get_mut(usize::from(log))
+        self.logs.get_mut(usize::from(log))
     }
 
     /// The log of the shard of this number; nothing for other numbers, or where nothing is placed.
     pub fn log_of(&self, number: u16) -> Option<u16> {
-        let logs = u16::try_from(self.shards.len()).ok()?;
+        let logs = u16::try_from(self.logs.len()).ok()?;
         let is_shard = number < SHARDS && logs > 0;
         is_shard.then(|| number % logs)
     }
 
-    /// A placement of `shards` shards that nobody holds yet.
-    pub fn unplaced(shards: usize) -> Self {
+    /// A placement of so many logs that nobody holds yet.
+    pub fn unplaced(logs: usize) -> Self {
         Self {
-            shards: vec![ShardPlace::default(); shards],
+            logs: vec![LogPlace::default(); logs],
             meta: Vec::new(),
         }
     }
 }
 
-/// Where one shard is.
+/// Where one log, and thereby the shards that share it, is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ShardPlace {
+pub struct LogPlace {
     /// Its voters, ascending.
     pub voters: Vec<u64>,
     /// Who should lead it; none where no voter may.
@@ -155,15 +155,15 @@ pub fn check_dc(sites: &[Site], dc: &str) -> Result<(), DcError> {
     })
 }
 
-/// Plans where the replicas of all groups should be and who should lead each shard.
+/// Plans where the replicas of all groups should be and who should lead each log.
 ///
-/// `present` gives the number of shards and what is to be moved as little as possible. With two data centres every
+/// `present` gives the number of logs and what is to be moved as little as possible. With two data centres every
 /// group gets two replicas in each, with one data centre three, fewer where there are fewer nodes; each node of
 /// [`WITNESS_DC`] votes in every group besides.
 ///
-/// Within a data centre the numbers of replicas of its serving nodes differ by at most one. So do the numbers of shards
+/// Within a data centre the numbers of replicas of its serving nodes differ by at most one. So do the numbers of logs
 /// led in `preferred_dc` (or in another one, where that has no serving node) as long as none of its nodes is draining: a
-/// shard that a draining node holds has fewer nodes to choose from, and no replica moves for that reason alone.
+/// log that a draining node holds has fewer nodes to choose from, and no replica moves for that reason alone.
 ///
 /// Where no node at all may hold a replica, everything stays as it is: a group never loses its last voters.
 pub fn plan(sites: &[Site], present: &Placement, preferred_dc: &str) -> Placement {
@@ -178,11 +178,11 @@ pub fn plan(sites: &[Site], present: &Placement, preferred_dc: &str) -> Placemen
     };
 
     let present_voters: Vec<&[u64]> = present
-        .shards
+        .logs
         .iter()
         .map(|place| place.voters.as_slice())
         .collect();
-    let mut voters = vec![witnesses.clone(); present.shards.len()];
+    let mut voters = vec![witnesses.clone(); present.logs.len()];
     let mut meta = witnesses;
     for centre in centres.values() {
         let spread = replicas::spread(centre, copies, &present_voters);
@@ -193,13 +193,12 @@ pub fn plan(sites: &[Site], present: &Placement, preferred_dc: &str) -> Placemen
         meta.extend(only_meta.into_iter().flatten());
     }
 
-    let present_leaders: Vec<Option<u64>> =
-        present.shards.iter().map(|place| place.leader).collect();
+    let present_leaders: Vec<Option<u64>> = present.logs.iter().map(|place| place.leader).collect();
     let leaders = leaders::choose(&centres, preferred_dc, &voters, &present_leaders);
-    let shards = voters.into_iter().zip(leaders);
+    let logs = voters.into_iter().zip(leaders);
     Placement {
-        shards: shards
-            .map(|(voters, leader)| ShardPlace {
+        logs: logs
+            .map(|(voters, leader)| LogPlace {
                 voters: voters.into_iter().collect(),
                 leader,
             })

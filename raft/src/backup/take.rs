@@ -191,8 +191,8 @@ impl Node {
         }
         let cluster = self.cluster();
         let holds_all = |node: &u64| {
-            let shards = &cluster.placement.shards;
-            shards.iter().all(|place| place.voters.contains(node))
+            let logs = &cluster.placement.logs;
+            logs.iter().all(|place| place.voters.contains(node))
         };
         Err(TakeError::NotHeld {
             missing: missing.into_iter().map(called).collect(),

@@ -8,10 +8,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// A unit of `shard` that `from` may give to `to`.
+/// A unit of `log` that `from` may give to `to`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gift {
-    pub shard: usize,
+    pub log: usize,
     pub from: u64,
     pub to: u64,
     pub cost: Cost,

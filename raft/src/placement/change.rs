@@ -5,13 +5,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Placement, ShardPlace};
+use super::{LogPlace, Placement};
 
-/// A Raft group as operators call it: a shard's number, or `meta`.
+/// A Raft group: that of the log of a number, or `meta`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Group {
-    /// The shard of this number.
-    Shard(usize),
+    /// The log of this number.
+    Log(u16),
     /// The group of the cluster's own state.
     Meta,
 }
@@ -19,7 +19,7 @@ pub enum Group {
 impl fmt::Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Shard(number) => write!(f, "{number}"),
+            Self::Log(number) => write!(f, "{number}"),
             Self::Meta => f.write_str("meta"),
         }
     }
@@ -38,7 +38,7 @@ pub struct Move {
     pub lead: Option<(Option<u64>, u64)>,
 }
 
-/// What has to be done to come from one placement to another: the shards in order, then `meta`; groups without a change are left out.
+/// What has to be done to come from one placement to another: the logs in order, then `meta`; groups without a change are left out.
 pub fn moves(from: &Placement, to: &Placement) -> Vec<Move> {
     let mut moves = Vec::new();
     for group in groups(from, to) {
@@ -78,28 +78,27 @@ pub fn would_lose_quorum(
 }
 
 fn groups(one: &Placement, other: &Placement) -> impl Iterator<Item = Group> + use<> {
-    let shards = one.shards.len().max(other.shards.len());
-    (0..shards)
-        .map(Group::Shard)
-        .chain(std::iter::once(Group::Meta))
+    let logs = one.logs.len().max(other.logs.len());
+    let logs = 0..u16::try_from(logs).expect("there are few logs");
+    logs.map(Group::Log).chain(std::iter::once(Group::Meta))
 }
 
 fn voters(placement: &Placement, group: Group) -> &[u64] {
     match group {
-        Group::Shard(number) => shard(placement, number).map_or(&[], |place| &place.voters),
+        Group::Log(number) => log(placement, number).map_or(&[], |place| &place.voters),
         Group::Meta => &placement.meta,
     }
 }
 
 fn leader(placement: &Placement, group: Group) -> Option<u64> {
     match group {
-        Group::Shard(number) => shard(placement, number)?.leader,
+        Group::Log(number) => log(placement, number)?.leader,
         Group::Meta => None,
     }
 }
 
-fn shard(placement: &Placement, number: usize) -> Option<&ShardPlace> {
-    placement.shards.get(number)
+fn log(placement: &Placement, number: u16) -> Option<&LogPlace> {
+    placement.logs.get(usize::from(number))
 }
 
 fn without(all: &[u64], those: &[u64]) -> Vec<u64> {

@@ -1,7 +1,7 @@
-//! Who should lead each shard, given its voters.
+//! Who should lead each log, given its voters.
 //!
 //! Invariant: no leadership could be handed on, by way of whatever other nodes, to make two nodes' numbers more equal. Where
-//! every shard has the same number of serving voters in the leading data centre and these hold the replicas evenly, that
+//! every log has the same number of serving voters in the leading data centre and these hold the replicas evenly, that
 //! means a difference of at most one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Centre;
 use super::chains::{self, Cost, Gift};
 
-/// The leader of each shard; a present one stays where it may lead and the balance allows it.
+/// The leader of each log; a present one stays where it may lead and the balance allows it.
 pub(super) fn choose(
     centres: &BTreeMap<&str, Centre>,
     preferred_dc: &str,
@@ -58,31 +58,31 @@ fn best_ranked(ranks: &BTreeMap<u64, u8>, voters: &BTreeSet<u64>) -> BTreeSet<u6
 }
 
 struct Leaders<'a> {
-    /// Who may lead each shard.
+    /// Who may lead each log.
     candidates: Vec<BTreeSet<u64>>,
     present: &'a [Option<u64>],
     chosen: Vec<Option<u64>>,
-    /// Shards led by each node that may lead any.
+    /// Logs led by each node that may lead any.
     loads: BTreeMap<u64, usize>,
 }
 
 impl Leaders<'_> {
     fn keep(&mut self) {
-        for (shard, leader) in self.present.iter().enumerate() {
-            if let Some(leader) = leader.filter(|leader| self.candidates[shard].contains(leader)) {
-                self.set(shard, leader);
+        for (log, leader) in self.present.iter().enumerate() {
+            if let Some(leader) = leader.filter(|leader| self.candidates[log].contains(leader)) {
+                self.set(log, leader);
             }
         }
     }
 
     fn appoint(&mut self) {
-        for shard in 0..self.chosen.len() {
-            let emptiest = self.candidates[shard]
+        for log in 0..self.chosen.len() {
+            let emptiest = self.candidates[log]
                 .iter()
                 .min_by_key(|node| self.loads[*node])
-                .filter(|_| self.chosen[shard].is_none());
+                .filter(|_| self.chosen[log].is_none());
             if let Some(emptiest) = emptiest.copied() {
-                self.set(shard, emptiest);
+                self.set(log, emptiest);
             }
         }
     }
@@ -90,7 +90,7 @@ impl Leaders<'_> {
     fn even_out(&mut self) {
         while let Some(chain) = chains::cheapest(&self.loads, &self.gifts()) {
             for gift in chain {
-                self.set(gift.shard, gift.to);
+                self.set(gift.log, gift.to);
             }
         }
     }
@@ -98,16 +98,16 @@ impl Leaders<'_> {
     /// Every leadership that one candidate may hand to another.
     fn gifts(&self) -> Vec<Gift> {
         let mut gifts = Vec::new();
-        for (shard, candidates) in self.candidates.iter().enumerate() {
-            let Some(from) = self.chosen[shard] else {
+        for (log, candidates) in self.candidates.iter().enumerate() {
+            let Some(from) = self.chosen[log] else {
                 continue;
             };
             gifts.extend(candidates.iter().filter(|to| **to != from).map(|to| Gift {
-                shard,
+                log,
                 from,
                 to: *to,
                 cost: Cost {
-                    disturbed: usize::from(self.present[shard] == Some(from)),
+                    disturbed: usize::from(self.present[log] == Some(from)),
                     gifts: 1,
                     awkward: 0,
                 },
@@ -116,8 +116,8 @@ impl Leaders<'_> {
         gifts
     }
 
-    fn set(&mut self, shard: usize, leader: u64) {
-        if let Some(before) = self.chosen[shard].replace(leader) {
+    fn set(&mut self, log: usize, leader: u64) {
+        if let Some(before) = self.chosen[log].replace(leader) {
             *self.load(before) -= 1;
         }
         *self.load(leader) += 1;

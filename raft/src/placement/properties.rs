@@ -7,7 +7,7 @@ use proptest::sample::Index;
 
 use super::*;
 
-const SHARDS: usize = 16;
+const LOGS: usize = 16;
 const NODES_MAX: usize = 32;
 
 /// One thing that happens to a cluster.
@@ -122,8 +122,8 @@ fn check_shape(sites: &[Site], voters: &[u64]) {
 }
 
 fn replicas(placement: &Placement, node: u64) -> usize {
-    let holds = |place: &&ShardPlace| place.voters.contains(&node);
-    placement.shards.iter().filter(holds).count()
+    let holds = |place: &&LogPlace| place.voters.contains(&node);
+    placement.logs.iter().filter(holds).count()
 }
 
 fn spread_of(counts: impl Iterator<Item = usize> + Clone) -> usize {
@@ -138,7 +138,7 @@ fn leading_dc(sites: &[Site], preferred: &'static str) -> Option<&'static str> {
         .or_else(|| dcs.find(|dc| !holders(sites, dc).is_empty()))
 }
 
-/// Who may lead a shard of these voters, by what is promised.
+/// Who may lead a log of these voters, by what is promised.
 fn may_lead(sites: &[Site], preferred: &'static str, voters: &[u64]) -> BTreeSet<u64> {
     let first = leading_dc(sites, preferred);
     let other = live_dcs(sites).into_iter().find(|dc| Some(*dc) != first);
@@ -154,28 +154,28 @@ fn may_lead(sites: &[Site], preferred: &'static str, voters: &[u64]) -> BTreeSet
     BTreeSet::new()
 }
 
-/// Whether each shard can be led by one of its candidates with no node leading more than `most`: Kuhn's algorithm, written
+/// Whether each log can be led by one of its candidates with no node leading more than `most`: Kuhn's algorithm, written
 /// apart from the planner's.
 fn can_be_led(candidates: &[BTreeSet<u64>], most: usize) -> bool {
     fn place(
-        shard: usize,
+        log: usize,
         candidates: &[BTreeSet<u64>],
         most: usize,
         led: &mut BTreeMap<u64, Vec<usize>>,
         tried: &mut BTreeSet<u64>,
     ) -> bool {
-        for node in &candidates[shard] {
+        for node in &candidates[log] {
             if !tried.insert(*node) {
                 continue;
             }
             let own = led.entry(*node).or_default().clone();
             if own.len() < most {
-                led.entry(*node).or_default().push(shard);
+                led.entry(*node).or_default().push(log);
                 return true;
             }
             for (slot, other) in own.into_iter().enumerate() {
                 if place(other, candidates, most, led, tried) {
-                    led.entry(*node).or_default()[slot] = shard;
+                    led.entry(*node).or_default()[slot] = log;
                     return true;
                 }
             }
@@ -184,18 +184,18 @@ fn can_be_led(candidates: &[BTreeSet<u64>], most: usize) -> bool {
     }
     let mut led = BTreeMap::new();
     (0..candidates.len())
-        .filter(|shard| !candidates[*shard].is_empty())
-        .all(|shard| place(shard, candidates, most, &mut led, &mut BTreeSet::new()))
+        .filter(|log| !candidates[*log].is_empty())
+        .all(|log| place(log, candidates, most, &mut led, &mut BTreeSet::new()))
 }
 
 fn check_leaders(sites: &[Site], placement: &Placement, preferred: &'static str) {
     let candidates: Vec<BTreeSet<u64>> = placement
-        .shards
+        .logs
         .iter()
         .map(|place| may_lead(sites, preferred, &place.voters))
         .collect();
     let mut led: BTreeMap<u64, usize> = BTreeMap::new();
-    for (place, candidates) in placement.shards.iter().zip(&candidates) {
+    for (place, candidates) in placement.logs.iter().zip(&candidates) {
         match place.leader {
             Some(leader) => assert!(candidates.contains(&leader), "{place:?} of {candidates:?}"),
             None => assert!(candidates.is_empty(), "{place:?} of {candidates:?}"),
@@ -220,7 +220,7 @@ fn check_leaders(sites: &[Site], placement: &Placement, preferred: &'static str)
 
 /// What must hold of any plan for these sites.
 fn check(sites: &[Site], placement: &Placement, preferred: &'static str) {
-    for place in &placement.shards {
+    for place in &placement.logs {
         check_shape(sites, &place.voters);
     }
     check_shape(sites, &placement.meta);
@@ -265,9 +265,9 @@ fn check_change(sites: &[Site], shrinks: bool, before: &Placement, after: &Place
             least_copying(sites, dc, before, after),
             copied(sites, dc, before, after),
         );
-        // The least is not always within reach: the nodes with room may hold the very shards that lack a replica. Where a
-        // second data centre takes over a part of the replicas, it may be that all of a shard's holders have few others.
-        let slack = if shrinks { SHARDS / 2 } else { least };
+        // The least is not always within reach: the nodes with room may hold the very logs that lack a replica. Where a
+        // second data centre takes over a part of the replicas, it may be that all of a log's holders have few others.
+        let slack = if shrinks { LOGS / 2 } else { least };
         assert!(copied <= least + slack, "{copied}, not {least}, in {dc}");
         let holders = holders(sites, dc);
         let count = |meta: &[u64]| meta.iter().filter(|node| holders.contains(node)).count();
@@ -287,7 +287,7 @@ fn check_change(sites: &[Site], shrinks: bool, before: &Placement, after: &Place
 
 fn check_story(mut sites: Vec<Site>, events: &[Event]) {
     let (mut next_id, mut preferred) = (sites.len() as u64 + 1, "a");
-    let mut now = plan(&sites, &Placement::unplaced(SHARDS), preferred);
+    let mut now = plan(&sites, &Placement::unplaced(LOGS), preferred);
     for event in events {
         let copies_before = copies(&sites);
         happen(event, &mut sites, &mut next_id, &mut preferred);
@@ -313,13 +313,13 @@ fn disorder() -> impl Strategy<Value = Placement> {
     let voters = || proptest::collection::btree_set(1..=NODES_MAX as u64 + 2, 0..6);
     let place =
         (voters(), proptest::option::of(1..=NODES_MAX as u64)).prop_map(|(voters, leader)| {
-            ShardPlace {
+            LogPlace {
                 voters: voters.into_iter().collect(),
                 leader,
             }
         });
-    (proptest::collection::vec(place, SHARDS), voters()).prop_map(|(shards, meta)| Placement {
-        shards,
+    (proptest::collection::vec(place, LOGS), voters()).prop_map(|(logs, meta)| Placement {
+        logs,
         meta: meta.into_iter().collect(),
     })
 }
@@ -348,12 +348,12 @@ proptest! {
             dc: if id % 2 == 0 { "a" } else { "b" }.to_owned(),
             duty: Duty::Serves,
         }).collect();
-        let before = plan(&sites, &Placement::unplaced(SHARDS), "a");
+        let before = plan(&sites, &Placement::unplaced(LOGS), "a");
         sites.push(Site { id: count + 1, dc: "a".to_owned(), duty: Duty::Serves });
         let after = plan(&sites, &before, "a");
 
         let of_a = in_dc(&sites, "a", &[Duty::Serves]).len();
-        let share = if of_a == 2 { SHARDS } else { 2 * SHARDS / of_a };
+        let share = if of_a == 2 { LOGS } else { 2 * LOGS / of_a };
         prop_assert_eq!(replicas(&after, count + 1), share);
         for change in moves(&before, &after) {
             prop_assert!(change.add.iter().all(|node| *node == count + 1), "{:?}", change);
@@ -370,7 +370,7 @@ proptest! {
             dc: if id % 2 == 0 { "a" } else { "b" }.to_owned(),
             duty: Duty::Serves,
         }).collect();
-        let before = plan(&sites, &Placement::unplaced(SHARDS), "a");
+        let before = plan(&sites, &Placement::unplaced(LOGS), "a");
         let leaver = who.index(sites.len());
         sites[leaver].duty = Duty::Leaving;
         let own = replicas(&before, sites[leaver].id);

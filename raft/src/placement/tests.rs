@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-const SHARDS: usize = 16;
+const LOGS: usize = 16;
 
 fn site(id: u64, dc: &str, duty: Duty) -> Site {
     Site {
@@ -30,17 +30,17 @@ fn set(sites: &mut [Site], id: u64, duty: Duty) {
 }
 
 fn fresh(sites: &[Site]) -> Placement {
-    plan(sites, &Placement::unplaced(SHARDS), "a")
+    plan(sites, &Placement::unplaced(LOGS), "a")
 }
 
 fn replicas(placement: &Placement, node: u64) -> usize {
-    let holds = |place: &&ShardPlace| place.voters.contains(&node);
-    placement.shards.iter().filter(holds).count()
+    let holds = |place: &&LogPlace| place.voters.contains(&node);
+    placement.logs.iter().filter(holds).count()
 }
 
 fn led(placement: &Placement, node: u64) -> usize {
-    let leads = |place: &&ShardPlace| place.leader == Some(node);
-    placement.shards.iter().filter(leads).count()
+    let leads = |place: &&LogPlace| place.leader == Some(node);
+    placement.logs.iter().filter(leads).count()
 }
 
 fn counts(nodes: impl IntoIterator<Item = u64>, of: impl Fn(u64) -> usize) -> Vec<usize> {
@@ -48,26 +48,25 @@ fn counts(nodes: impl IntoIterator<Item = u64>, of: impl Fn(u64) -> usize) -> Ve
 }
 
 fn added(moves: &[Move], node: u64) -> usize {
-    let adds =
-        |change: &&Move| matches!(change.group, Group::Shard(_)) && change.add.contains(&node);
+    let adds = |change: &&Move| matches!(change.group, Group::Log(_)) && change.add.contains(&node);
     moves.iter().filter(adds).count()
 }
 
 #[test]
 fn one_node_holds_and_leads_everything() {
     let placed = fresh(&serving([(7, "a")]));
-    let alone = ShardPlace {
+    let alone = LogPlace {
         voters: vec![7],
         leader: Some(7),
     };
-    assert_eq!(placed.shards, vec![alone; SHARDS]);
+    assert_eq!(placed.logs, vec![alone; LOGS]);
     assert_eq!(placed.meta, [7]);
 }
 
 #[test]
 fn three_nodes_of_one_data_centre_hold_everything_and_share_the_lead() {
     let placed = fresh(&serving([(1, "a"), (2, "a"), (3, "a")]));
-    assert!(placed.shards.iter().all(|place| place.voters == [1, 2, 3]));
+    assert!(placed.logs.iter().all(|place| place.voters == [1, 2, 3]));
     assert_eq!(counts(1..=3, |node| led(&placed, node)), [6, 5, 5]);
     assert_eq!(placed.meta, [1, 2, 3]);
 }
@@ -75,12 +74,7 @@ fn three_nodes_of_one_data_centre_hold_everything_and_share_the_lead() {
 #[test]
 fn four_nodes_hold_everything_and_the_preferred_data_centre_leads() {
     let placed = fresh(&halves(4));
-    assert!(
-        placed
-            .shards
-            .iter()
-            .all(|place| place.voters == [1, 2, 3, 4])
-    );
+    assert!(placed.logs.iter().all(|place| place.voters == [1, 2, 3, 4]));
     assert_eq!(counts(1..=4, |node| led(&placed, node)), [8, 8, 0, 0]);
     assert_eq!(placed.meta, [1, 2, 3, 4]);
 
@@ -100,7 +94,7 @@ fn a_fifth_node_as_witness_votes_everywhere_and_leads_nothing() {
     let placed = fresh(&sites);
     assert!(
         placed
-            .shards
+            .logs
             .iter()
             .all(|place| place.voters == [1, 2, 3, 4, 5])
     );
@@ -111,7 +105,7 @@ fn a_fifth_node_as_witness_votes_everywhere_and_leads_nothing() {
     let rest = BTreeSet::from([3, 4, 5]);
     assert!(
         placed
-            .shards
+            .logs
             .iter()
             .all(|place| survives(&place.voters, &rest))
     );
@@ -158,9 +152,8 @@ fn thirty_two_nodes_hold_two_replicas_each() {
 fn partners_of_a_node_are_spread_so_that_many_share_what_it_leaves() {
     let placed = fresh(&halves(8));
     for (one, other) in [(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)] {
-        let both =
-            |place: &&ShardPlace| [one, other].iter().all(|node| place.voters.contains(node));
-        let shared = placed.shards.iter().filter(both).count();
+        let both = |place: &&LogPlace| [one, other].iter().all(|node| place.voters.contains(node));
+        let shared = placed.logs.iter().filter(both).count();
         assert!(
             (2..=3).contains(&shared),
             "{one} and {other} share {shared}"
@@ -195,7 +188,7 @@ fn a_draining_node_keeps_its_replicas_and_hands_on_every_lead() {
     let after = plan(&sites, &before, "a");
 
     let voters = |placement: &Placement| -> Vec<Vec<u64>> {
-        let voters = placement.shards.iter().map(|place| place.voters.clone());
+        let voters = placement.logs.iter().map(|place| place.voters.clone());
         voters.collect()
     };
     assert_eq!(voters(&after), voters(&before));
@@ -222,7 +215,7 @@ fn a_data_centre_that_only_drains_hands_its_leads_to_the_other_one() {
     );
     assert!(
         nobody_serves
-            .shards
+            .logs
             .iter()
             .all(|place| place.leader.is_some())
     );
@@ -268,12 +261,12 @@ fn a_spare_node_gets_nothing() {
 
 #[test]
 fn moves_name_what_is_added_removed_and_led_by_another() {
-    let place = |voters: &[u64], leader| ShardPlace {
+    let place = |voters: &[u64], leader| LogPlace {
         voters: voters.to_vec(),
         leader,
     };
     let from = Placement {
-        shards: vec![
+        logs: vec![
             place(&[1, 2], Some(1)),
             place(&[1, 2], Some(2)),
             place(&[], None),
@@ -282,7 +275,7 @@ fn moves_name_what_is_added_removed_and_led_by_another() {
         meta: vec![1, 2],
     };
     let to = Placement {
-        shards: vec![
+        logs: vec![
             place(&[2, 3], Some(3)),
             place(&[1, 2], Some(2)),
             place(&[4], Some(4)),
@@ -292,13 +285,13 @@ fn moves_name_what_is_added_removed_and_led_by_another() {
     };
     let expected = [
         Move {
-            group: Group::Shard(0),
+            group: Group::Log(0),
             add: vec![3],
             remove: vec![1],
             lead: Some((Some(1), 3)),
         },
         Move {
-            group: Group::Shard(2),
+            group: Group::Log(2),
             add: vec![4],
             remove: vec![],
             lead: Some((None, 4)),
@@ -312,7 +305,7 @@ fn moves_name_what_is_added_removed_and_led_by_another() {
     ];
     assert_eq!(moves(&from, &to), expected);
     assert_eq!(moves(&to, &to), []);
-    assert_eq!(format!("{} {}", Group::Shard(2), Group::Meta), "2 meta");
+    assert_eq!(format!("{} {}", Group::Log(2), Group::Meta), "2 meta");
 }
 
 #[test]
@@ -337,7 +330,7 @@ fn groups_that_a_removal_would_cost_their_quorum_are_named() {
     // Of 2, 3 and 4, which would be left, only one is alive.
     let two_dead = BTreeSet::from([1, 2]);
     let named = would_lose_quorum(&present, &after, &two_dead);
-    assert_eq!(named.len(), SHARDS + 1);
+    assert_eq!(named.len(), LOGS + 1);
     assert_eq!(named.last(), Some(&Group::Meta));
 
     // Two of the three would do, but there is nobody to agree to the change: two of four are no majority.
@@ -345,7 +338,7 @@ fn groups_that_a_removal_would_cost_their_quorum_are_named() {
     assert!(survives(&after.meta, &without_leaver));
     assert_eq!(
         would_lose_quorum(&present, &after, &without_leaver).len(),
-        SHARDS + 1
+        LOGS + 1
     );
 
     // A dead node can be removed: three of four agree, and three of three go on.

@@ -126,7 +126,7 @@ section! {
         /// Bytes after which a batch of writes is synced, so that one batch does not delay everybody.
         batch_bytes_max: usize = qiang_storage::Options::default().batch_bytes_max,
         /// Entries of a log after which its next snapshot is built, if it did not grow enough before.
-        snapshot_entries: u64 = 20_000,
+        snapshot_entries: u64 = 100_000,
         /// Bytes of the cache for readers of old flows.
         block_cache_bytes: usize = qiang_storage::Options::default().block_cache_bytes,
     }

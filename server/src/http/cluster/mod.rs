@@ -22,6 +22,7 @@ pub(super) use route::ClusterRoute;
 use self::bodies::{AddBody, DcBody, DrainBody, LeaderBody, check_address, check_dc};
 use self::view::{Heard, Known};
 use super::Http;
+use super::health::META;
 use super::json::{Object, parse};
 use super::orders::check_no_body;
 use super::problem::Problem;
@@ -158,9 +159,9 @@ fn moves(http: &Http, query: Option<&str>) -> Outcome {
     Ok(Reply::json(200, &shape))
 }
 
-fn move_shape(planned: Move) -> MoveShape {
+fn move_shape((shard, planned): (Option<u16>, Move)) -> MoveShape {
     MoveShape {
-        group: planned.group.to_string(),
+        group: shard.map_or_else(|| META.to_owned(), |shard| shard.to_string()),
         add: planned.add,
         remove: planned.remove,
         lead: planned.lead.map(|(from, to)| LeadShape { from, to }),
@@ -272,12 +273,12 @@ mod tests {
     #[test]
     fn a_move_says_which_group_changes_and_how() {
         let planned = Move {
-            group: qiang_raft::placement::Group::Shard(3),
+            group: qiang_raft::placement::Group::Log(1),
             add: vec![5],
             remove: vec![1],
             lead: Some((Some(1), 2)),
         };
-        let shown = serde_json::to_value(move_shape(planned)).unwrap();
+        let shown = serde_json::to_value(move_shape((Some(3), planned))).unwrap();
         let expected =
             json!({"group": "3", "add": [5], "remove": [1], "lead": {"from": 1, "to": 2}});
         assert_eq!(shown, expected);

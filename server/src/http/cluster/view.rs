@@ -159,7 +159,7 @@ impl Known {
         let info = report.map_or(info, |report| &report.info);
         let groups = || shards.iter().chain([meta]);
         // Of the shards that share a log the first stands for all.
-        let logs = shards.iter().take(self.cluster.placement.shards.len());
+        let logs = shards.iter().take(self.cluster.placement.logs.len());
         let held = logs.chain([meta]).flat_map(|group| &group.replicas);
         let held: Vec<_> = held.filter(|replica| replica.node == id).collect();
         let holds = |group: &&GroupShape<'_>| match report {
