@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, DecodeError};
 use crate::ids::Place;
 use crate::record::Record;
+use crate::routing::SHARDS;
 
 /// Names one batch. A stint is a random number drawn for each period of deciding, so a tag never
 /// repeats.
@@ -63,18 +64,26 @@ impl Batch {
             self.parts.iter().map(|part| part.records.len()).sum(),
         );
         for part in &self.parts {
-            put_part(part.place, part.records.iter(), &mut out);
+            put_part(
+                part.place,
+                part.records.len(),
+                part.records.iter(),
+                &mut out,
+            );
         }
         out
     }
 
-    /// Encodes the batch of what a turn has decided, `decided` in the order of places.
+    /// Encodes the batch of what a turn has decided, in the order of deciding, on whichever shards.
     pub fn encode_decided(me: Tag, prev: Tag, decided: &[(Place, Record)]) -> Vec<u8> {
-        debug_assert!(decided.is_sorted_by_key(|(place, _)| *place));
         let mut out = begin(me, prev, decided.len());
-        for part in decided.chunk_by(|(one, _), (other, _)| one == other) {
-            let (place, _) = part[0];
-            put_part(place, part.iter().map(|(_, record)| record), &mut out);
+        let mut counts = [0; SHARDS as usize];
+        for (place, _) in decided {
+            counts[place.index()] += 1;
+        }
+        for (place, count) in (0..).map(Place).zip(counts).filter(|(_, count)| *count > 0) {
+            let of_shard = decided.iter().filter(|(of, _)| *of == place);
+            put_part(place, count, of_shard.map(|(_, record)| record), &mut out);
         }
         out
     }
@@ -136,7 +145,8 @@ fn begin(me: Tag, prev: Tag, records: usize) -> Vec<u8> {
 
 fn put_part<'a>(
     place: Place,
-    records: impl ExactSizeIterator<Item = &'a Record>,
+    count: usize,
+    records: impl Iterator<Item = &'a Record>,
     out: &mut Vec<u8>,
 ) {
     out.push(place.0);
@@ -144,7 +154,7 @@ fn put_part<'a>(
     out.extend_from_slice(&[0; PART_HEADER_BYTES - 1]);
     let begins = out.len();
     // As a vector of them is encoded.
-    codec::put(&records.len(), out);
+    codec::put(&count, out);
     for record in records {
         codec::put(record, out);
     }

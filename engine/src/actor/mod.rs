@@ -93,7 +93,7 @@ pub enum Fatal {
 #[derive(Debug)]
 struct Pending<R> {
     me: Tag,
-    /// What was applied ahead of the log, for reverting; of each shard in the order of deciding.
+    /// What was applied ahead of the log, for reverting.
     decided: Vec<(Place, Record)>,
     /// Promotions it touched, as they are once it is committed.
     touched: Vec<Shown>,

@@ -159,9 +159,7 @@ impl<R> Actor<R> {
             .pending
             .back()
             .map_or(self.replica.tail, |pending| pending.me);
-        let mut decided = std::mem::take(&mut self.turn.decided);
-        // What was decided on different shards does not depend on each other.
-        decided.sort_by_key(|(place, _)| *place);
+        let decided = std::mem::take(&mut self.turn.decided);
         self.effects.push(Effect::Propose {
             tag: me,
             bytes: Batch::encode_decided(me, prev, &decided),
