@@ -391,14 +391,17 @@ fn a_start_from_a_snapshot_is_a_start_from_all_flows() {
         .per_pin(1_000_000)
         .create();
     let snapshots = node.data_dir().join("snapshots");
-    let shown = node.get("/v1/cluster").json();
     let shard = usize::try_from(shard_of("A")).expect("few shards");
-    let log = shown["shards"][shard]["log"].to_string();
+    let log = wait_until(Duration::from_secs(30), "the shard has a log", || {
+        let shown = node.get("/v1/cluster").json();
+        let log = &shown["shards"][shard]["log"];
+        log.as_u64().ok_or_else(|| shown.to_string())
+    });
     // One promotion and few buyers: many small entries in one shard, until it writes snapshots of its own accord.
     let load = Load::start(&node, "r", &["A".to_owned()], 3, &random);
     wait_until(Duration::from_mins(3), "two snapshots are written", || {
         let count = load.acknowledged();
-        let written = files_below(&snapshots.join(&log)).len();
+        let written = files_below(&snapshots.join(log.to_string())).len();
         (written > 1)
             .then_some(())
             .ok_or(format!("{written} after {count} grabs"))
