@@ -9,6 +9,9 @@ pub const SHARDS: u16 = 16;
 /// The seed of Jedis' `MurmurHash`.
 const SEED: u64 = 0x1234_ABCD;
 
+/// Threads of a node for each log, unless another number of logs is asked for.
+const THREADS_PER_LOG: usize = 4;
+
 /// The shard that `promotion_id` lives on.
 pub fn shard_of(promotion_id: &PromotionId) -> ShardId {
     let shard = murmur_hash_64a(promotion_id.as_bytes(), SEED) % u64::from(SHARDS);
@@ -32,6 +35,16 @@ impl Sharing {
             Some(Sharing { logs })
         } else {
             None
+        }
+    }
+
+    /// What suits a node that decides with so many threads: a log keeps one of them busy, and what comes and goes over the
+    /// network about three more.
+    pub fn for_threads(threads: usize) -> Self {
+        let fitting = |logs: &u16| usize::from(*logs) * THREADS_PER_LOG <= threads;
+        let most = [16, 8, 4, 2].into_iter().find(fitting);
+        Sharing {
+            logs: most.unwrap_or(1),
         }
     }
 

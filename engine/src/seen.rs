@@ -7,6 +7,7 @@
 //! Invariant: a key is in it before anybody can be told anything that rests on the shard knowing that key.
 
 use std::hash::{BuildHasher, Hasher};
+use std::hint::black_box;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,7 +42,7 @@ pub struct Key(u64);
 pub struct Seen {
     hasher: SeedableRandomState,
     filters: [OnceLock<Box<[Block]>>; FILTERS_MAX],
-    /// Keys inserted so far.
+    /// Keys inserted so far; one that came again under a newer filter counts once for each.
     keys: AtomicU64,
 }
 
@@ -85,35 +86,45 @@ impl Seen {
         Key(hasher.finish())
     }
 
-    /// Puts a key in, unless it is.
+    /// Puts a key in, unless the newest filter has it: in an older one it costs a look at each to find it.
     pub fn insert(&self, key: Key) {
-        if self.may_have(key) {
-            return;
-        }
-        let keys = self.keys.fetch_add(1, Ordering::Release);
-        let Some(number) = filter_of(keys) else {
+        let Some(number) = filter_of(self.keys.load(Ordering::Acquire)) else {
             return;
         };
         let filter = self.filters[number].get_or_init(|| {
             let blocks = (FIRST_KEYS << number) * BITS_PER_KEY / (64 * BLOCK_WORDS as u64);
             (0..blocks).map(|_| Block::default()).collect()
         });
-        let block = &filter[key.block(filter.len())];
+        let block = key.block_in(filter);
+        if block.has(key) {
+            return;
+        }
         for bit in key.bits() {
             block.0[bit / 64].fetch_or(1 << (bit % 64), Ordering::Release);
+        }
+        self.keys.fetch_add(1, Ordering::Release);
+    }
+
+    /// Has the processor fetch what inserting a key will look at, without waiting for it.
+    pub fn prefetch(&self, key: Key) {
+        let number = filter_of(self.keys.load(Ordering::Relaxed));
+        if let Some(filter) = number.and_then(|number| self.filters[number].get()) {
+            black_box(key.block_in(filter).0[0].load(Ordering::Relaxed));
         }
     }
 
     /// Whether a key may have been put in.
     pub fn may_have(&self, key: Key) -> bool {
-        let has = |filter: &[Block]| {
-            let block = &filter[key.block(filter.len())];
-            let is_set =
-                |bit: usize| block.0[bit / 64].load(Ordering::Acquire) >> (bit % 64) & 1 == 1;
-            key.bits().into_iter().all(is_set)
-        };
         let mut present = self.filters.iter().map_while(OnceLock::get);
-        present.any(|filter| has(filter)) || filter_of(self.keys.load(Ordering::Acquire)).is_none()
+        present.any(|filter| key.block_in(filter).has(key))
+            || filter_of(self.keys.load(Ordering::Acquire)).is_none()
+    }
+}
+
+impl Block {
+    fn has(&self, key: Key) -> bool {
+        let is_set = |bit: usize| self.0[bit / 64].load(Ordering::Acquire) >> (bit % 64) & 1 == 1;
+        key.bits().into_iter().all(is_set)
     }
 }
 
@@ -124,10 +135,10 @@ fn filter_of(keys: u64) -> Option<usize> {
 }
 
 impl Key {
-    fn block(self, blocks: usize) -> usize {
+    fn block_in(self, filter: &[Block]) -> &Block {
         // The upper half of the product: a hash scaled to the number of blocks.
-        let scaled = (u128::from(self.0) * blocks as u128) >> 64;
-        usize::try_from(scaled).expect("less than the number of blocks")
+        let scaled = (u128::from(self.0) * filter.len() as u128) >> 64;
+        &filter[usize::try_from(scaled).expect("less than the number of blocks")]
     }
 
     /// Four places in a block. The block comes from the upper bits of the hash, these from the lower.

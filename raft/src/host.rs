@@ -15,7 +15,7 @@ use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use qiang_engine::actor::{Actor, Effect, Fatal};
 use qiang_engine::shard::Moment;
-use qiang_engine::{Refusal, Replica, Tag};
+use qiang_engine::{Command, Place, Refusal, Replica, Tag};
 use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -30,6 +30,10 @@ use crate::world::{Clock, HoldUps, Random, is_simulated, random_u64, sleep_to_be
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
 const ROUND_EVENTS_MAX: usize = 1024;
+
+/// Commands taken at once, so that what they will look at in memory is fetched together: as many as a processor has waits for memory under
+/// way, a few for each.
+const PREFETCH_COMMANDS: usize = 16;
 
 /// How long an actor sleeps at most: deadlines are looked at this often, and a tenth of a second is
 /// little beside the second that they are promised within.
@@ -62,6 +66,8 @@ pub struct Seat {
     /// The blank entry that this node's present leadership began with.
     leadership: Option<LogId>,
     effects: Vec<Effect<Reply>>,
+    /// Commands about to be decided.
+    next: Vec<(Place, Command, Reply)>,
     /// Proposals of a leader that has no lease yet after its group was quiescent, in their order.
     held: Vec<Proposal>,
     chores_at: Instant,
@@ -137,6 +143,7 @@ impl Seat {
             actor: Some(actor),
             leadership: None,
             effects: Vec::new(),
+            next: Vec::with_capacity(PREFETCH_COMMANDS),
             held: Vec::new(),
             chores_at: now,
             blank_at: now + BLANK_INTERVAL,
@@ -272,11 +279,19 @@ impl Seat {
         actor.begin_turn(moment);
         let mut commands = 0;
         while awake && commands < ROUND_EVENTS_MAX && !actor.turn_full() {
-            let Some((place, command, reply)) = self.group.mailbox.take_command() else {
+            let mailbox = &self.group.mailbox;
+            let next = std::iter::from_fn(|| mailbox.take_command());
+            self.next.extend(next.take(PREFETCH_COMMANDS));
+            if self.next.is_empty() {
                 break;
-            };
-            actor.handle_command(place, &command, reply)?;
-            commands += 1;
+            }
+            commands += self.next.len();
+            for (place, command, _) in &self.next {
+                actor.prefetch(*place, command);
+            }
+            for (place, command, reply) in self.next.drain(..) {
+                actor.handle_command(place, &command, reply)?;
+            }
         }
         actor.run_deadlines()?;
         if self.chores_at <= Instant::now() {

@@ -19,8 +19,12 @@ use crate::world::{Clock, blocking};
 /// How often the keeper looks at all groups.
 const ROUND_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Bytes of log for which no snapshot is made yet: folding as much takes a fraction of a second.
+/// Bytes of log, for each shard that writes to it, for which no snapshot is made yet: folding as much takes a fraction of a
+/// second.
 const SNAPSHOT_LOG_BYTES_MIN: u64 = 16 << 20;
+
+/// Bytes of a snapshot that load about as fast as one small entry is replayed.
+const SNAPSHOT_BYTES_PER_ENTRY: u64 = 512;
 
 /// The pause between two looks whether a snapshot is made.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -71,11 +75,11 @@ async fn snapshot_if_due(
     let bytes = |counter: fn(&ShardGroup) -> &AtomicU64| {
         shard.map_or(0, |shard| counter(shard).load(Ordering::Relaxed))
     };
+    let shards = shard.map_or(1, |group| group.shards().len());
     let log_bytes = bytes(|shard| &shard.log_bytes);
     let grown = log_bytes.saturating_sub(bytes(|shard| &shard.snapshot_bytes));
-    if applied <= snapshot
-        || (applied < snapshot + snapshot_entries && grown < bytes_due(snapshots))
-    {
+    let due = Due::after(newest_bytes(snapshots), snapshot_entries, shards);
+    if applied <= snapshot || (applied < snapshot + due.entries && grown < due.bytes) {
         return;
     }
     if let Err(error) = make_snapshot(raft, applied).await {
@@ -110,14 +114,30 @@ pub async fn make_snapshot(raft: &AnyRaft, index: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// After how many bytes of log the next snapshot is due: as many as the last one has, so that snapshots
-/// at most double what is written, and a start replays at most about as much as it loads.
-fn bytes_due(snapshots: &SnapshotDir) -> u64 {
-    let newest = snapshots
-        .list()
-        .ok()
-        .and_then(|known| known.last().map(|newest| newest.bytes));
-    newest.unwrap_or(0).max(SNAPSHOT_LOG_BYTES_MIN)
+/// What a log has to grow by before its next snapshot is due, whichever comes first.
+#[derive(Debug, PartialEq, Eq)]
+struct Due {
+    bytes: u64,
+    entries: u64,
+}
+
+impl Due {
+    /// After a snapshot of so many bytes. As many bytes again, so that snapshots at most double what is written, and a start
+    /// replays at most about as much as it loads; and as many entries as are replayed while that is loaded, so that few
+    /// small ones do not have a large state written over and over.
+    fn after(snapshot_bytes: u64, snapshot_entries: u64, shards: usize) -> Self {
+        Due {
+            bytes: snapshot_bytes.max(SNAPSHOT_LOG_BYTES_MIN * shards as u64),
+            entries: snapshot_entries.max(snapshot_bytes / SNAPSHOT_BYTES_PER_ENTRY),
+        }
+    }
+}
+
+/// How large the newest snapshot is; 0 if there is none.
+fn newest_bytes(snapshots: &SnapshotDir) -> u64 {
+    let known = snapshots.list().ok();
+    let newest = known.and_then(|known| known.last().map(|newest| newest.bytes));
+    newest.unwrap_or(0)
 }
 
 /// Deletes flows decided before `before`, as far as an older snapshot than the newest holds their
@@ -146,5 +166,27 @@ async fn forget_flows(groups: &Arc<Groups>, shard: &Arc<ShardGroup>, before: Uni
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(error, "flows past their retention could not be deleted"),
         Err(error) => tracing::error!(%error, "deleting flows panicked"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_snapshot_is_due_when_the_log_has_grown_by_as_much_as_the_last_one_has() {
+        let mib = 1 << 20;
+        let due = |bytes, entries| Due { bytes, entries };
+        assert_eq!(Due::after(0, 1_000, 1), due(16 * mib, 1_000));
+        assert_eq!(Due::after(0, 1_000, 16), due(256 * mib, 1_000));
+        assert_eq!(
+            Due::after(300 * mib, 1_000, 16),
+            due(300 * mib, 300 * mib / 512)
+        );
+        assert_eq!(
+            Due::after(mib, 1_000_000, 1),
+            due(16 * mib, 1_000_000),
+            "a small state does not make them come sooner"
+        );
     }
 }

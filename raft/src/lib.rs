@@ -48,7 +48,7 @@ pub use group::GroupStatus;
 pub use meta::{ConfigRefusal, ConfigVersion, MetaState};
 pub use node::{CourierJob, Node};
 pub use operate::Stale;
-pub use options::{Begin, NodeOptions, Policy, SHARING_DEFAULT, StartError, Timing, World};
+pub use options::{Begin, NodeOptions, Policy, StartError, Timing, World};
 pub use recover::{RecoverError, Recovered};
 pub use rpc::{MetaAnswer, NodeReport};
 pub use types::NodeInfo;

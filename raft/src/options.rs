@@ -39,12 +39,6 @@ pub struct NodeOptions {
     pub storage: qiang_storage::Options,
 }
 
-/// How the shards of a new cluster share logs, unless it is said: one for each of the two nodes that lead a cluster of four.
-pub const SHARING_DEFAULT: Sharing = match Sharing::over(2) {
-    Some(sharing) => sharing,
-    None => Sharing::NONE,
-};
-
 /// What a node without data does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begin {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use qiang_engine::command::{Grab, Granted};
 use qiang_engine::order::{Item, Items};
 use qiang_engine::promotion::{Channel, Terms};
-use qiang_engine::routing::{SHARDS, shard_of};
+use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
 use qiang_raft::{
     Begin, ClusterChange, GroupStatus, MetaAnswer, Node, NodeInfo, NodeOptions, Policy,
-    SHARING_DEFAULT, Timing, World,
+    Timing, World,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -86,7 +86,7 @@ impl Cluster {
             },
             data_dir: self.home.path().join(id.to_string()),
             begin,
-            sharing: SHARING_DEFAULT,
+            sharing: Sharing::over(2).expect("an even share"),
             snapshot_entries: 1_000,
             entries_kept: 100,
             timing: Timing {

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use qiang_engine::command::{Grab, Granted};
 use qiang_engine::order::{Item, Items};
 use qiang_engine::promotion::{Channel, Terms};
-use qiang_engine::routing::shard_of;
+use qiang_engine::routing::{Sharing, shard_of};
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
 use qiang_raft::{
-    Begin, Node, NodeInfo, NodeOptions, Policy, SHARING_DEFAULT, StartError, Timing, World,
+    Begin, Node, NodeInfo, NodeOptions, Policy, StartError, Timing, World,
 };
 
 fn options(dir: &Path, bootstrap: bool) -> NodeOptions {
@@ -22,7 +22,7 @@ fn options(dir: &Path, bootstrap: bool) -> NodeOptions {
         } else {
             Begin::Existing
         },
-        sharing: SHARING_DEFAULT,
+        sharing: Sharing::over(2).expect("an even share"),
         snapshot_entries: 1_000,
         entries_kept: 100,
         timing: Timing::default(),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use qiang_raft::peer::{Tls, TlsError};
-use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, SHARING_DEFAULT, StartError, Timing, World};
+use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, StartError, Timing, World};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -146,7 +146,7 @@ fn node_options(config: &NodeConfig, begin: Begin) -> NodeOptions {
         },
         data_dir: config.node.data_dir.clone(),
         begin,
-        sharing: config.sharing().unwrap_or(SHARING_DEFAULT),
+        sharing: config.sharing().expect("settings are checked before they are used"),
         snapshot_entries: config.storage.snapshot_entries,
         entries_kept: ENTRIES_KEPT,
         timing: Timing {

@@ -29,6 +29,14 @@ impl<R> Actor<R> {
         self.turn.decided.len() >= BATCH_RECORDS_MAX
     }
 
+    /// Has the processor fetch what deciding `command` on the shard at `place` will look at. It pays when several commands are
+    /// about to be decided, and this is called for all of them first.
+    pub fn prefetch(&self, place: Place, command: &Command) {
+        if let Some(shard) = self.replica.shards.get(place.index()) {
+            shard.prefetch(command);
+        }
+    }
+
     /// Decides one command of a client, or of another shard, on the shard at `place`.
     pub fn handle_command(&mut self, place: Place, command: &Command, to: R) -> Result<(), Fatal> {
         if self.stint.is_none() {

@@ -9,6 +9,8 @@
 //!
 //! Invariant: a part is sorted by tag, and there is no gap between an entry and its home.
 
+use std::hint::black_box;
+
 /// Parts of one index.
 const PARTS: usize = 256;
 
@@ -74,6 +76,12 @@ impl Index {
         let part = &self.parts[part_of(hash)];
         part.find(tag_of_hash(hash), is)
             .map(|place| slot_of(part.entries[place]))
+    }
+
+    /// Has the processor fetch where an entry with this hash is or would be, without waiting for it.
+    pub(super) fn prefetch(&self, hash: u64) {
+        let part = &self.parts[part_of(hash)];
+        black_box(part.entries.get(part.home(tag_of_hash(hash))).copied());
     }
 
     /// Adds a slot whose key is not in the index.

@@ -20,6 +20,7 @@ mod due;
 mod index;
 mod moves;
 mod orders;
+mod prefetch;
 mod slab;
 mod snapshot;
 #[cfg(test)]

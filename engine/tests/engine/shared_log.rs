@@ -255,3 +255,10 @@ fn every_shard_has_one_place_in_one_log() {
     let shard = shard_of(&promotion_id("A"));
     assert_eq!(Sharing::NONE.log_of(shard), shard.0);
 }
+
+#[test]
+fn a_log_suits_four_threads() {
+    let logs = |threads| Sharing::for_threads(threads).logs();
+    let threads = [0, 1, 4, 7, 8, 15, 16, 32, 63, 64, 1000];
+    assert_eq!(threads.map(logs), [1, 1, 1, 1, 2, 2, 4, 8, 8, 16, 16]);
+}

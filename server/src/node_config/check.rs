@@ -86,7 +86,7 @@ impl Effective {
             return Err(wrong(
                 "storage.logs",
                 &storage.logs,
-                "must be 1, 2, 4, 8 or 16",
+                "must be 1, 2, 4, 8 or 16, or 0 for as many as suit this node",
             ));
         }
         if !(MEMTABLE_BYTES_MIN..=MEMTABLE_BYTES_MAX).contains(&storage.memtable_bytes) {

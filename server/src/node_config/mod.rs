@@ -13,7 +13,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use qiang_engine::routing::Sharing;
-use qiang_raft::SHARING_DEFAULT;
 use qiang_raft::peer::TlsFiles;
 use serde::{Deserialize, Serialize};
 
@@ -110,9 +109,10 @@ section! {
 section! {
     /// The log on disk.
     StorageSection {
-        /// How many logs the sixteen shards share: 1, 2, 4, 8 or 16. Fewer make larger entries out of little traffic, more
-        /// spread over more nodes: each has four replicas. For a cluster that begins here; one that exists keeps its number.
-        logs: u16 = SHARING_DEFAULT.logs(),
+        /// How many logs the sixteen shards share: 1, 2, 4, 8 or 16; 0: one for every four threads of this node. Fewer make
+        /// larger entries out of little traffic; more keep more processors busy and spread over more nodes: each has four
+        /// replicas. For a cluster that begins here; one that exists keeps its number.
+        logs: u16 = 0,
         /// Bytes of one memtable, and so about the size of one write-ahead file; up to four exist while the disk lags.
         memtable_bytes: usize = qiang_storage::Options::default().memtable_bytes,
         /// Write-ahead files kept for overwriting: syncing a file that does not grow is several times cheaper.
@@ -219,7 +219,10 @@ impl NodeConfig {
 
     /// How the shards of a cluster that begins here share logs; `None` where the number is none of those that can be.
     pub fn sharing(&self) -> Option<Sharing> {
-        Sharing::over(self.storage.logs)
+        match self.storage.logs {
+            0 => Some(Sharing::for_threads(self.threads())),
+            given => Sharing::over(given),
+        }
     }
 
     /// How many threads do the node's work.

@@ -10,7 +10,7 @@ use qiang_engine::promotion::Terms;
 use qiang_engine::routing::{Sharing, shard_of};
 use qiang_engine::{Command, PromotionId};
 use qiang_raft::world::Random;
-use qiang_raft::{ClusterChange, SHARING_DEFAULT};
+use qiang_raft::ClusterChange;
 use rand::RngExt;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -268,11 +268,9 @@ async fn calm(stage: &Arc<Stage>, faults: &mut Faults<'_>, judge: &mut Judge) {
     }
 }
 
-/// How the shards of a run share logs: every other time as they do unless it is said, else in any way.
+/// How the shards of a run share logs: in any way that there is.
 fn sharing() -> Sharing {
-    let logs = 1 << Random.random_range(0..=4);
-    let any = Sharing::over(logs).filter(|_| Random.random_range(0..2) == 0);
-    any.unwrap_or(SHARING_DEFAULT)
+    Sharing::over(1 << Random.random_range(0..=4)).expect("a power of two up to sixteen")
 }
 
 /// Promotions on several shards; every second sells out.
