@@ -90,15 +90,29 @@ impl Batch {
 
     /// Decodes what [`Batch::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode_parts(bytes, |_| true)
+    }
+
+    /// The same without the parts of shards that are not `wanted`, which are passed over.
+    pub fn decode_parts(bytes: &[u8], wanted: impl Fn(Place) -> bool) -> Result<Self, DecodeError> {
         let (me, prev) = Self::peek(bytes)?;
-        let decode = |part| -> Result<Part, DecodeError> {
-            let (place, bytes): (Place, &[u8]) = part?;
-            let records = take_records(bytes)?;
-            Ok(Part { place, records })
-        };
-        let parts = parts_in(bytes).map(decode);
-        let parts = parts.collect::<Result<_, DecodeError>>()?;
+        let mut parts = Vec::new();
+        for part in parts_in(bytes) {
+            let (place, bytes) = part?;
+            if wanted(place) {
+                let records = take_records(bytes)?;
+                parts.push(Part { place, records });
+            }
+        }
         Ok(Batch { me, prev, parts })
+    }
+
+    /// All records in the order of the parts, each with its shard.
+    pub fn records(&self) -> impl Iterator<Item = (Place, &Record)> {
+        self.parts.iter().flat_map(|part| {
+            let place = part.place;
+            part.records.iter().map(move |record| (place, record))
+        })
     }
 
     /// What an encoded batch holds of one shard, in order; the others' records are passed over.

@@ -4,25 +4,38 @@
 //! `qiang flows rebuild` all fold through here, so the recovery path runs all day.
 
 use std::io::{Read, Write};
+use std::ops::Range;
 
-use crate::batch::{Batch, Part, Tag};
+use crate::batch::{Batch, Tag};
 use crate::codec::{self, DecodeError};
 use crate::ids::Place;
-use crate::shard::{ApplyError, Shard, Shown};
+use crate::record::Record;
+use crate::shard::{ApplyError, PREFETCH_MAX, Shard, Shown};
 
 /// The version of a saved state's head that is written today.
 const HEAD_VERSION: u8 = 2;
 
-/// The state of the shards that share a log, together with the end of the chain of batches that led to it.
+/// The state of the shards that share a log, or of some of them, together with the end of the chain of batches that led to it.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    /// The shards, by their places; or only one of them.
+    /// The shards, by their places.
     pub shards: Vec<Shard>,
     /// Whose state this is, if it is not that of all shards.
-    only: Option<Place>,
+    part: Option<Range<usize>>,
     /// The last effective batch.
     pub tail: Tag,
     /// Log indexes of void batches, ascending: readers of flows skip them.
+    pub voids: Vec<u64>,
+}
+
+/// What a saved state begins with; the shards follow, by their places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// How many shards there are.
+    pub shards: usize,
+    /// The last effective batch.
+    pub tail: Tag,
+    /// Log indexes of void batches, ascending.
     pub voids: Vec<u64>,
 }
 
@@ -55,32 +68,33 @@ impl Replica {
     pub fn new(shards: usize, hash_seed: u64) -> Self {
         Replica {
             shards: (0..shards).map(|_| Shard::new(hash_seed)).collect(),
-            only: None,
+            part: None,
             tail: Tag::default(),
             voids: Vec::new(),
         }
     }
 
-    /// The same for the shard at `place` alone: what is of others is passed over from now on.
+    /// The same for the shards at some places alone: what is of others is passed over from now on.
     ///
     /// # Panics
-    /// If there is no such shard.
+    /// If there are no such shards, or this is a part already.
     #[must_use]
-    pub fn only(mut self, place: Place) -> Self {
-        self.shards = vec![self.shards.swap_remove(place.index())];
-        self.only = Some(place);
+    pub fn part(mut self, places: Range<usize>) -> Self {
+        assert!(self.part.is_none(), "a part has no parts");
+        self.shards = self.shards.drain(places.clone()).collect();
+        self.part = Some(places);
         self
     }
 
     /// Decodes an encoded batch, as far as it is about the shards that this is the state of.
     pub fn decode(&self, bytes: &[u8]) -> Result<Batch, DecodeError> {
-        let Some(place) = self.only else {
-            return Batch::decode(bytes);
-        };
-        let (me, prev) = Batch::peek(bytes)?;
-        let records = Batch::records_of(place, bytes)?;
-        let parts = vec![Part { place, records }];
-        Ok(Batch { me, prev, parts })
+        Batch::decode_parts(bytes, |place| self.is_of(place))
+    }
+
+    /// Whether what is of the shard at a place is taken. A state of all shards takes everything, and complains of a shard that is not.
+    fn is_of(&self, place: Place) -> bool {
+        let part = self.part.as_ref();
+        part.is_none_or(|places| places.contains(&place.index()))
     }
 
     /// Folds the committed batch at `index` into the state.
@@ -89,24 +103,39 @@ impl Replica {
             self.voids.push(index);
             return Ok(Folded::Void);
         }
-        for part in &batch.parts {
-            let shard = match self.only {
-                None => self.shard_mut(part.place)?,
-                Some(place) if place == part.place => &mut self.shards[0],
-                Some(_) => continue,
-            };
-            for record in &part.records {
-                shard.apply(record)?;
+        let mut ahead = batch.records();
+        for (place, record) in ahead.by_ref().take(PREFETCH_MAX) {
+            self.prefetch(place, record);
+        }
+        for (place, record) in batch.records() {
+            if let Some((place, record)) = ahead.next() {
+                self.prefetch(place, record);
+            }
+            if self.is_of(place) {
+                self.shard_mut(place)?.apply(record)?;
             }
         }
         self.tail = batch.me;
         Ok(Folded::Effective)
     }
 
+    fn prefetch(&self, place: Place, record: &Record) {
+        if let Some(shard) = self.position(place).and_then(|at| self.shards.get(at)) {
+            shard.prefetch_record(record);
+        }
+    }
+
     /// The shard at a place.
     pub(crate) fn shard_mut(&mut self, place: Place) -> Result<&mut Shard, ApplyError> {
-        let shard = self.shards.get_mut(place.index());
+        let position = self.position(place);
+        let shard = position.and_then(|at| self.shards.get_mut(at));
         shard.ok_or(ApplyError::NoShard(place))
+    }
+
+    /// Where among `shards` the one at a place is, if it is.
+    fn position(&self, place: Place) -> Option<usize> {
+        let first = self.part.as_ref().map_or(0, |places| places.start);
+        place.index().checked_sub(first)
     }
 
     /// The promotions changed since the last call, as they are now.
@@ -130,38 +159,84 @@ impl Replica {
 
     /// Writes the state, for a snapshot.
     pub fn save(&self, out: &mut impl Write) -> std::io::Result<()> {
-        let mut head = vec![HEAD_VERSION];
-        codec::put(&(self.shards.len(), self.tail, &self.voids), &mut head);
-        write_block(out, &head)?;
+        self.head(self.shards.len()).write(out)?;
+        self.save_shards(out)
+    }
+
+    /// What the saved state of all shards, this many, begins with. It is the same for each part of the state.
+    pub fn head(&self, shards: usize) -> Head {
+        Head {
+            shards,
+            tail: self.tail,
+            voids: self.voids.clone(),
+        }
+    }
+
+    /// Writes these shards, which follow the head and those at lower places.
+    pub fn save_shards(&self, out: &mut impl Write) -> std::io::Result<()> {
         self.shards.iter().try_for_each(|shard| shard.save(out))
     }
 
     /// Reads what [`Replica::save`] wrote.
     pub fn load(input: &mut impl Read, hash_seed: u64) -> Result<Self, LoadError> {
-        let head = read_block(input)?;
-        let (shards, tail, voids) = decode_head(&head)?;
-        let shards = (0..shards).map(|_| Shard::load(input, hash_seed));
+        let head = Head::read(input)?;
+        let whole = Self::load_part(&head, 0..head.shards, input, hash_seed)?;
+        Ok(Replica {
+            part: None,
+            ..whole
+        })
+    }
+
+    /// Reads the shards at some places of a saved state, whose head and whose shards at lower places were read before.
+    pub fn load_part(
+        head: &Head,
+        places: Range<usize>,
+        input: &mut impl Read,
+        hash_seed: u64,
+    ) -> Result<Self, LoadError> {
+        let shards = places.clone().map(|_| Shard::load(input, hash_seed));
         Ok(Replica {
             shards: shards.collect::<Result<_, _>>()?,
-            only: None,
-            tail,
-            voids,
+            part: Some(places),
+            tail: head.tail,
+            voids: head.voids.clone(),
         })
     }
 }
 
-/// How many shards a saved state is of, and the end of the chain of batches that led to it.
-fn decode_head(head: &[u8]) -> Result<(usize, Tag, Vec<u64>), DecodeError> {
-    let Some((&HEAD_VERSION, mut rest)) = head.split_first() else {
-        // Of when every shard had a log of its own.
-        let (tail, voids) = codec::decode(head)?;
-        return Ok((1, tail, voids));
-    };
-    let decoded = codec::take(&mut rest)?;
-    if !rest.is_empty() {
-        return Err(DecodeError::Trailing { bytes: rest.len() });
+impl Head {
+    /// Writes it.
+    pub fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let mut head = vec![HEAD_VERSION];
+        codec::put(&(self.shards, self.tail, &self.voids), &mut head);
+        write_block(out, &head)
     }
-    Ok(decoded)
+
+    /// Reads it.
+    pub fn read(input: &mut impl Read) -> Result<Self, LoadError> {
+        Ok(Self::decode(&read_block(input)?)?)
+    }
+
+    fn decode(head: &[u8]) -> Result<Self, DecodeError> {
+        let Some((&HEAD_VERSION, mut rest)) = head.split_first() else {
+            // Of when every shard had a log of its own.
+            let (tail, voids) = codec::decode(head)?;
+            return Ok(Head {
+                shards: 1,
+                tail,
+                voids,
+            });
+        };
+        let (shards, tail, voids) = codec::take(&mut rest)?;
+        if !rest.is_empty() {
+            return Err(DecodeError::Trailing { bytes: rest.len() });
+        }
+        Ok(Head {
+            shards,
+            tail,
+            voids,
+        })
+    }
 }
 
 /// Longest block of a saved state in bytes; longer means the file is not one.

@@ -31,7 +31,7 @@ impl Early {
     /// Refuses a grab on the shard at `place` at once, if that is certain; otherwise its shard's actor is to decide.
     pub fn refuse(&self, group: &ShardGroup, place: Place, grab: &Grab) -> Option<Rejection> {
         // What waits came first. One of it may be the same grab.
-        if group.mailbox.depth() > 0 {
+        if !group.decides() || group.mailbox.depth() > 0 {
             return None;
         }
         let item = grab.items.first()?;

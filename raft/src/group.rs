@@ -174,6 +174,11 @@ impl ShardGroup {
         std::mem::replace(&mut present, raft)
     }
 
+    /// Whether the actor decides, whoever vouches for it.
+    pub fn decides(&self) -> bool {
+        self.stint_term.load(Ordering::Acquire) != 0
+    }
+
     /// Whether a quorum vouches for the leadership that the actor decides by, which is not being handed over.
     pub fn decides_under_lease(&self, lease: Duration) -> bool {
         let term = self.stint_term.load(Ordering::Acquire);

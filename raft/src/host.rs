@@ -14,7 +14,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use qiang_engine::actor::{Actor, Effect, Fatal};
-use qiang_engine::shard::Moment;
+use qiang_engine::shard::{Moment, PREFETCH_MAX};
 use qiang_engine::{Command, Place, Refusal, Replica, Tag};
 use rand::RngExt;
 use tokio::sync::mpsc;
@@ -30,10 +30,6 @@ use crate::world::{Clock, HoldUps, Random, is_simulated, random_u64, sleep_to_be
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
 const ROUND_EVENTS_MAX: usize = 1024;
-
-/// Commands taken at once, so that what they will look at in memory is fetched together: as many as a processor has waits for memory under
-/// way, a few for each.
-const PREFETCH_COMMANDS: usize = 16;
 
 /// How long an actor sleeps at most: deadlines are looked at this often, and a tenth of a second is
 /// little beside the second that they are promised within.
@@ -143,7 +139,7 @@ impl Seat {
             actor: Some(actor),
             leadership: None,
             effects: Vec::new(),
-            next: Vec::with_capacity(PREFETCH_COMMANDS),
+            next: Vec::with_capacity(PREFETCH_MAX),
             held: Vec::new(),
             chores_at: now,
             blank_at: now + BLANK_INTERVAL,
@@ -281,7 +277,7 @@ impl Seat {
         while awake && commands < ROUND_EVENTS_MAX && !actor.turn_full() {
             let mailbox = &self.group.mailbox;
             let next = std::iter::from_fn(|| mailbox.take_command());
-            self.next.extend(next.take(PREFETCH_COMMANDS));
+            self.next.extend(next.take(PREFETCH_MAX));
             if self.next.is_empty() {
                 break;
             }

@@ -109,7 +109,7 @@ impl Offline {
             }
             None => (first, None),
         };
-        folding.replica = folding.replica.only(place);
+        folding.replica = folding.replica.part(place.index()..place.index() + 1);
         let last_index = last_committed(&log);
         let entries = match last_index {
             Some(last) if last >= from => {

@@ -117,10 +117,13 @@ impl Router {
         commands: &[Command],
         deadline: Instant,
     ) -> Each<Outcome> {
-        let mut journey = Journey::of(commands);
         if shard.0 >= SHARDS {
-            return journey.end();
+            return Journey::of(commands).end();
         }
+        if let Some(refused) = self.refuse_early(shard, commands) {
+            return refused;
+        }
+        let mut journey = Journey::of(commands);
         let mut pause = PAUSE_MIN;
         let mut hint = None;
         let mut attempt = 0;
@@ -171,20 +174,26 @@ impl Router {
         }
     }
 
-    /// Has this node's actor answer, unless a lone grab is refused without it.
+    /// Refuses a lone grab without asking the shard's actor, if this node is where it is decided and it is certain.
+    fn refuse_early(&self, shard: ShardId, commands: &[Command]) -> Option<Each<Outcome>> {
+        let [Command::Grab(grab)] = commands else {
+            return None;
+        };
+        let place = self.groups.sharing.place_of(shard);
+        let rejection = self.early.refuse(self.groups.of(shard), place, grab)?;
+        Some(smallvec![Err(Refusal::Rejected(rejection))])
+    }
+
+    /// Has this node's actor answer.
     async fn ask_here(
         &self,
         shard: ShardId,
         commands: &[&Command],
         deadline: Instant,
     ) -> Each<Outcome> {
-        let (group, place) = (self.groups.of(shard), self.groups.sharing.place_of(shard));
-        if let [Command::Grab(grab)] = commands
-            && let Some(rejection) = self.early.refuse(group, place, grab)
-        {
-            return smallvec![Err(Refusal::Rejected(rejection))];
-        }
-        group.mailbox.ask(place, commands, deadline).await
+        let place = self.groups.sharing.place_of(shard);
+        let mailbox = &self.groups.of(shard).mailbox;
+        mailbox.ask(place, commands, deadline).await
     }
 
     /// The answer to another node's question for a shard that it believes is led here.
@@ -200,6 +209,9 @@ impl Router {
         };
         if !raft.is_leader() {
             return elsewhere(raft.look(|metrics| metrics.current_leader));
+        }
+        if let Some(refused) = self.refuse_early(shard, &forwarded.commands) {
+            return ForwardAnswer::Decided(refused.into_vec());
         }
         let commands: Vec<&Command> = forwarded.commands.iter().collect();
         let outcomes = self.ask_here(shard, &commands, deadline).await;

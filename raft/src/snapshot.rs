@@ -1,22 +1,27 @@
 //! Snapshots by replay: load the last one, fold the committed entries after it, write the next.
 //!
-//! The actor is not involved and never pauses, and the recovery path runs with every snapshot. A
-//! snapshot file's header holds the log id and the membership it reaches up to.
+//! The actor is not involved and never pauses, and the recovery path runs with every snapshot. A few shards are folded at a time,
+//! so that only theirs are in memory twice. A snapshot file's header holds the log id and the membership it reaches up to.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use openraft::Snapshot;
 use openraft::storage::{RaftSnapshotBuilder, SnapshotMeta};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use qiang_engine::replica::{Head, LoadError};
 use qiang_engine::{Replica, codec};
-use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader};
+use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader, SnapshotWriter};
 
 use crate::types::{LogId, StoredMembership, TypeConfig, batch_in, membership_in};
 use crate::world::{blocking, random_u64};
 
 /// Bytes of entries read at once while folding.
 const FOLD_READ_BYTES: usize = 4 << 20;
+
+/// Shards whose state is in memory a second time while a snapshot is built. The log is read once for so many.
+const SHARDS_AT_ONCE: usize = 4;
 
 /// Snapshots kept per group: the newest, and one to fall back to if its file goes bad.
 pub const SNAPSHOTS_KEPT: usize = 2;
@@ -103,9 +108,12 @@ pub fn read_meta(reader: &SnapshotReader) -> io::Result<SnapshotMetaOf<TypeConfi
 
 /// Loads the state in a snapshot.
 pub fn load(reader: &mut SnapshotReader) -> io::Result<Replica> {
-    let path = reader.path().to_owned();
-    Replica::load(reader, random_u64())
-        .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
+    let loaded = Replica::load(reader, random_u64());
+    loaded.map_err(|error| in_file(reader, &error))
+}
+
+fn in_file(reader: &SnapshotReader, error: &LoadError) -> io::Error {
+    io::Error::other(format!("{}: {error}", reader.path().display()))
 }
 
 /// Builds a group's next snapshot.
@@ -127,31 +135,89 @@ impl SnapshotBuilder {
             return Ok(());
         }
         set_bad_aside(&self.snapshots, newest.as_ref().map(SnapshotReader::index))?;
-        let mut from = self.log.first_index().unwrap_or(0);
-        let mut folding = Folding::new(self.shards);
-        if let Some(mut reader) = newest {
-            from = reader.index() + 1;
-            folding.membership = read_meta(&reader)?.last_membership;
-            folding.replica = load(&mut reader)?;
-        }
-        let (index, folded) = match self.last_log_id {
-            Some(last) => (last.index, fold(&mut folding, &self.log, from, last.index)?),
-            None => (0, 0),
+        let mut last = match newest {
+            Some(reader) => Last::read(reader)?,
+            None => Last::nothing(self.shards, self.log.first_index().unwrap_or(0)),
         };
-        let meta = codec::encode(&(self.last_log_id, &folding.membership));
-        let mut writer = self
-            .snapshots
-            .create(index, &meta)
-            .map_err(io::Error::other)?;
-        folding.replica.save(&mut writer)?;
+        let mut writer = None;
+        let (mut folded, mut orders) = (0, 0);
+        for first in (0..self.shards).step_by(SHARDS_AT_ONCE) {
+            let places = first..self.shards.min(first + SHARDS_AT_ONCE);
+            let mut folding = last.part(places)?;
+            if let Some(to) = self.last_log_id {
+                folded = fold(&mut folding, &self.log, last.next, to.index)?;
+            }
+            // How the log ends, the first part says as well as any.
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                none => none.insert(self.begin(&folding)?),
+            };
+            folding.replica.save_shards(writer)?;
+            orders += folding.replica.order_count();
+        }
+        let writer = writer.expect("a log has shards");
         let info = writer.finish().map_err(io::Error::other)?;
         self.snapshots
             .keep_newest(SNAPSHOTS_KEPT)
             .map_err(io::Error::other)?;
         let (group, index, bytes) = (self.group.0, info.index, info.bytes);
-        let orders = folding.replica.order_count();
         tracing::info!(group, index, bytes, folded, orders, "snapshot written");
         Ok(())
+    }
+
+    /// Begins the file of a state that ends as this part of it does.
+    fn begin(&self, folding: &Folding) -> io::Result<SnapshotWriter> {
+        let index = self.last_log_id.map_or(0, |last| last.index);
+        let meta = codec::encode(&(self.last_log_id, &folding.membership));
+        let created = self.snapshots.create(index, &meta);
+        let mut writer = created.map_err(io::Error::other)?;
+        folding.replica.head(self.shards).write(&mut writer)?;
+        Ok(writer)
+    }
+}
+
+/// The state that the next snapshot begins with, handed out part by part.
+struct Last {
+    /// The last snapshot after its head; without one everything is in the log.
+    reader: Option<SnapshotReader>,
+    head: Head,
+    membership: StoredMembership,
+    /// The log index of the first entry after it.
+    next: u64,
+}
+
+impl Last {
+    /// Of so many shards whose log begins with the entry at `first`.
+    fn nothing(shards: usize, first: u64) -> Self {
+        Last {
+            reader: None,
+            head: Replica::new(0, 0).head(shards),
+            membership: StoredMembership::default(),
+            next: first,
+        }
+    }
+
+    fn read(mut reader: SnapshotReader) -> io::Result<Self> {
+        let head = Head::read(&mut reader).map_err(|error| in_file(&reader, &error))?;
+        Ok(Last {
+            head,
+            membership: read_meta(&reader)?.last_membership,
+            next: reader.index() + 1,
+            reader: Some(reader),
+        })
+    }
+
+    /// The state of the shards at these places, which come next.
+    fn part(&mut self, places: Range<usize>) -> io::Result<Folding> {
+        let replica = match &mut self.reader {
+            Some(reader) => Replica::load_part(&self.head, places, reader, random_u64())
+                .map_err(|error| in_file(reader, &error))?,
+            None => Replica::new(self.head.shards, random_u64()).part(places),
+        };
+        Ok(Folding {
+            replica,
+            membership: self.membership.clone(),
+        })
     }
 }
 

@@ -9,8 +9,8 @@ use qiang_engine::promotion::{Channel, Terms};
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
 use qiang_raft::{
-    Begin, ClusterChange, GroupStatus, MetaAnswer, Node, NodeInfo, NodeOptions, Policy,
-    Timing, World,
+    Begin, ClusterChange, GroupStatus, MetaAnswer, Node, NodeInfo, NodeOptions, Policy, Timing,
+    World,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;

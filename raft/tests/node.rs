@@ -8,9 +8,7 @@ use qiang_engine::order::{Item, Items};
 use qiang_engine::promotion::{Channel, Terms};
 use qiang_engine::routing::{Sharing, shard_of};
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
-use qiang_raft::{
-    Begin, Node, NodeInfo, NodeOptions, Policy, StartError, Timing, World,
-};
+use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, Policy, StartError, Timing, World};
 
 fn options(dir: &Path, bootstrap: bool) -> NodeOptions {
     NodeOptions {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every name begins with `qiang_`, and no label takes a value that a caller chooses.
 
+mod known;
 mod node;
 
 use std::fmt;
@@ -12,12 +13,12 @@ use std::time::Duration;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
+use self::known::Known;
 use self::node::NodeCollector;
 use crate::http::GrabGate;
 use crate::service::Service;
@@ -31,10 +32,9 @@ const DURATION_BOUNDS_US: [u64; 16] = [
 /// The counters of the public interface and the way to read all others.
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<RouteLabel, Durations>,
-    grabs: Family<ResultLabel, Counter>,
-    granted: Counter,
+    requests: Known<RequestLabels, Counter>,
+    durations: Known<RouteLabel, Durations>,
+    grabs: Known<ResultLabel, Counter>,
     refused_connections: Counter,
 }
 
@@ -59,27 +59,26 @@ impl Metrics {
     /// The metrics of a node's public interface; `connections` has one permit for each further connection.
     pub(crate) fn new(service: Service, gate: GrabGate, connections: Arc<Semaphore>) -> Self {
         let mut registry = Registry::with_prefix("qiang");
-        let requests = Family::<RequestLabels, Counter>::default();
-        let durations = Family::<RouteLabel, Durations>::default();
-        let grabs = Family::<ResultLabel, Counter>::default();
+        let requests = Known::<RequestLabels, Counter>::default();
+        let durations = Known::<RouteLabel, Durations>::default();
+        let grabs = Known::<ResultLabel, Counter>::default();
         let refused_connections = Counter::default();
-        let granted = grabs
-            .get_or_create(&ResultLabel { result: "granted" })
-            .clone();
+        // A sum over nodes wants all of them, also one that has granted nothing yet.
+        grabs.with(&ResultLabel { result: "granted" }, |_| {});
         registry.register(
             "requests",
             "Requests answered, by route, status and code",
-            requests.clone(),
+            requests.family(),
         );
         registry.register(
             "request_duration_seconds",
             "Time from a request's head to its answer, by route",
-            durations.clone(),
+            durations.family(),
         );
         registry.register(
             "grabs",
             "Grabs answered, by result; each grab of a batch counts",
-            grabs.clone(),
+            grabs.family(),
         );
         registry.register(
             "connections_refused",
@@ -103,7 +102,6 @@ impl Metrics {
             requests,
             durations,
             grabs,
-            granted,
             refused_connections,
         }
     }
@@ -116,25 +114,23 @@ impl Metrics {
         code: &'static str,
         took: Duration,
     ) {
-        self.requests
-            .get_or_create(&RequestLabels {
-                route,
-                status,
-                code,
-            })
-            .inc();
+        let labels = RequestLabels {
+            route,
+            status,
+            code,
+        };
+        self.requests.with(&labels, |counter| {
+            counter.inc();
+        });
         self.durations
-            .get_or_create(&RouteLabel { route })
-            .observe(took);
+            .with(&RouteLabel { route }, |durations| durations.observe(took));
     }
 
     /// A grab was answered, alone or in a batch.
     pub(crate) fn on_grab(&self, result: &'static str) {
-        if result == "granted" {
-            self.granted.inc();
-        } else {
-            self.grabs.get_or_create(&ResultLabel { result }).inc();
-        }
+        self.grabs.with(&ResultLabel { result }, |counter| {
+            counter.inc();
+        });
     }
 
     /// A connection was closed because there were too many.

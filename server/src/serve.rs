@@ -146,7 +146,9 @@ fn node_options(config: &NodeConfig, begin: Begin) -> NodeOptions {
         },
         data_dir: config.node.data_dir.clone(),
         begin,
-        sharing: config.sharing().expect("settings are checked before they are used"),
+        sharing: config
+            .sharing()
+            .expect("settings are checked before they are used"),
         snapshot_entries: config.storage.snapshot_entries,
         entries_kept: ENTRIES_KEPT,
         timing: Timing {

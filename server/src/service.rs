@@ -1,6 +1,7 @@
 //! What callers can ask of qiang, without HTTP: commands find their shard, carts find all of theirs,
 //! and every call ends within its deadline.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Service {
 
 struct Shared {
     config: RwLock<Arc<ConfigVersion>>,
+    /// Grabs let in at a time, as the configuration has it: what every grab asks for.
+    grabs_max: AtomicU64,
     request_timeout: Duration,
 }
 
@@ -42,6 +45,8 @@ impl Shared {
     fn put_in_force(&self, node: &Node) -> Arc<ConfigVersion> {
         let newest = Arc::new(newest_config(node));
         node.set_policy(policy_of(&newest.document));
+        let grabs_max = newest.document.grab_concurrency_in_force();
+        self.grabs_max.store(grabs_max, Ordering::Relaxed);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = newest.clone();
         newest
     }
@@ -62,8 +67,10 @@ impl Service {
     /// The service of a running node. A call that has not ended after `request_timeout` is answered
     /// with what is then known.
     pub fn new(node: Node, request_timeout: Duration) -> Self {
+        let config = newest_config(&node);
         let shared = Shared {
-            config: RwLock::new(Arc::new(newest_config(&node))),
+            grabs_max: AtomicU64::new(config.document.grab_concurrency_in_force()),
+            config: RwLock::new(Arc::new(config)),
             request_timeout,
         };
         let service = Service {
@@ -200,6 +207,11 @@ impl Service {
         self.shared.put_in_force(&self.node)
     }
 
+    /// How many grabs the configuration in force lets in at a time.
+    pub fn grabs_max(&self) -> u64 {
+        self.shared.grabs_max.load(Ordering::Relaxed)
+    }
+
     /// Puts a configuration in the place of version `expected_version`.
     pub async fn put_config(
         &self,
@@ -211,6 +223,7 @@ impl Service {
         let put = timeout(self.shared.request_timeout, put)
             .await
             .map_err(|_| ConfigRefusal::OutcomeUnknown)??;
+        self.config();
         Ok(ConfigVersion {
             version: put.version,
             at: put.at,

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use qiang_engine::actor::{Actor, Effect};
 use qiang_engine::batch::Batch;
+use qiang_engine::replica::Head;
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::seen::Seen;
 use qiang_engine::shard::{ApplyError, Moment};
@@ -48,6 +49,7 @@ struct Shared {
     stint: u64,
     orders: u64,
     proposed: Vec<Vec<u8>>,
+    committed: Vec<(u64, Vec<u8>)>,
     follower: Replica,
     apart: Vec<Driven>,
 }
@@ -63,6 +65,7 @@ impl Shared {
             stint: 0,
             orders: 0,
             proposed: Vec::new(),
+            committed: Vec::new(),
             follower: Replica::new(SHARED_BY, 2),
             apart: (3..).take(SHARED_BY).map(Driven::new).collect(),
         };
@@ -117,6 +120,7 @@ impl Shared {
                 apart.apply(record);
             }
         }
+        self.committed.push((self.index, bytes));
         self.take_proposals();
     }
 
@@ -186,6 +190,52 @@ proptest! {
         let loaded = Replica::load(&mut saved.as_slice(), 9).unwrap();
         prop_assert!(loaded.shards == shared.follower.shards);
         prop_assert_eq!(loaded.tail, shared.follower.tail);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// As a snapshot is built from the one before it: some shards at a time, each time with all entries since.
+    #[test]
+    fn a_state_that_is_made_part_by_part_is_the_state_made_at_once(
+        events in events(),
+        share in 0..=100_usize,
+        at_once in 1..=SHARED_BY,
+    ) {
+        let mut shared = Shared::new();
+        for event in events {
+            shared.happen(event);
+        }
+        let (before, since) = shared.committed.split_at(shared.committed.len() * share / 100);
+        let mut last = Replica::new(SHARED_BY, 4);
+        for (index, bytes) in before {
+            let batch = last.decode(bytes).unwrap();
+            last.fold(*index, &batch).unwrap();
+        }
+        let mut saved = Vec::new();
+        last.save(&mut saved).unwrap();
+
+        let mut input = saved.as_slice();
+        let head = Head::read(&mut input).unwrap();
+        let mut next = Vec::new();
+        for first in (0..SHARED_BY).step_by(at_once) {
+            let places = first..SHARED_BY.min(first + at_once);
+            let mut part = Replica::load_part(&head, places, &mut input, 5).unwrap();
+            for (index, bytes) in since {
+                let batch = part.decode(bytes).unwrap();
+                part.fold(*index, &batch).unwrap();
+            }
+            if first == 0 {
+                part.head(SHARED_BY).write(&mut next).unwrap();
+            }
+            part.save_shards(&mut next).unwrap();
+        }
+        prop_assert!(input.is_empty());
+        let next = Replica::load(&mut next.as_slice(), 6).unwrap();
+        prop_assert!(next.shards == shared.follower.shards);
+        prop_assert_eq!(next.tail, shared.follower.tail);
+        prop_assert_eq!(next.voids, shared.follower.voids);
     }
 }
 

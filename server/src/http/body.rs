@@ -2,8 +2,11 @@
 //!
 //! Invariant: no more than [`BODY_BYTES_MAX`] of a body are ever in memory, and none waits longer than its timeout.
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures::poll;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Incoming};
 use tokio::time::timeout;
@@ -33,7 +36,15 @@ pub(super) async fn read_body(mut body: Incoming, within: Duration) -> Result<By
     if declared > BODY_BYTES_MAX as u64 {
         return Err(refuse(body));
     }
-    match timeout(within, collect(&mut body)).await {
+    let collected = {
+        let mut collecting = pin!(collect(&mut body));
+        // Most bodies come with their head: those need no timer.
+        match poll!(collecting.as_mut()) {
+            Poll::Ready(collected) => Ok(collected),
+            Poll::Pending => timeout(within, collecting).await,
+        }
+    };
+    match collected {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => Err(refuse(body)),
         Ok(Err(error)) => {

@@ -91,11 +91,10 @@ fn word(granted: &Granted) -> &'static str {
 }
 
 fn enter(http: &Http, grabs: usize) -> Result<Permit, Problem> {
-    let most = http.service.config().document.grab_concurrency_in_force();
     let detail =
         "as many grabs are in flight on this node as its configuration allows; nothing was done";
     http.gate
-        .enter(grabs as u64, most)
+        .enter(grabs as u64, http.service.grabs_max())
         .ok_or_else(|| Problem::overloaded(detail))
 }
 
