@@ -285,7 +285,6 @@ async fn shard(node: &Node, payload: &[u8]) -> Option<Bytes> {
         Err(error) => return Some(reply::<()>(&Err(error))),
     };
     Some(match request {
-        ShardRequest::Transfer { group, to } => reply(&node.hand_over(GroupId(group), to).await),
         ShardRequest::Members { group } => reply(&node.members(GroupId(group)).await),
         ShardRequest::Flows { query } => reply(&Ok(node.flows_here(query).await)),
         ShardRequest::Stale { promotion_id } => reply(&Ok(node.stale_here(&promotion_id))),

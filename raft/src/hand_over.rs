@@ -9,7 +9,8 @@ use std::time::Duration;
 use qiang_storage::GroupId;
 use tokio::time::{Instant, sleep};
 
-use crate::groups::{AnyRaft, name};
+use crate::any_raft::AnyRaft;
+use crate::groups::name;
 use crate::node::Node;
 use crate::placement::{Duty, WITNESS_DC};
 use crate::world::spawn;

@@ -9,9 +9,10 @@ use qiang_engine::UnixMs;
 use qiang_storage::SnapshotDir;
 use tokio::time::Instant;
 
+use crate::any_raft::AnyRaft;
 use crate::flows::index_at;
 use crate::group::ShardGroup;
-use crate::groups::{AnyRaft, Groups};
+use crate::groups::Groups;
 use crate::options::PolicyCell;
 use crate::types::{LogId, TypeConfig};
 use crate::world::{Clock, blocking};

@@ -6,6 +6,7 @@
 //! when it is committed.
 
 mod answers;
+mod any_raft;
 pub mod backup;
 pub mod board;
 pub mod cluster;

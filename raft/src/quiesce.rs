@@ -23,8 +23,8 @@ use qiang_storage::GroupId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::any_raft::AnyRaft;
 use crate::group::has_lease;
-use crate::groups::AnyRaft;
 use crate::liveness::{Boot, Liveness};
 use crate::mailbox::Mailbox;
 use crate::node::Node;

@@ -13,8 +13,9 @@ use qiang_engine::codec;
 use qiang_storage::GroupId;
 use tokio::time::{Instant, timeout};
 
+use crate::any_raft::AnyRaft;
 use crate::cluster::{Cluster, ClusterChange};
-use crate::groups::{AnyRaft, META_GROUP, name};
+use crate::groups::{META_GROUP, name};
 use crate::node::Node;
 use crate::peer::Lane;
 use crate::placement::{Duty, WITNESS_DC};

@@ -13,8 +13,9 @@ use qiang_engine::{Command, Refusal, ShardId, codec};
 use smallvec::smallvec;
 use tokio::time::{Instant, sleep};
 
+use crate::any_raft::AnyRaft;
 use crate::early::Early;
-use crate::groups::{AnyRaft, Groups};
+use crate::groups::Groups;
 use crate::mailbox::{Each, Outcome};
 use crate::peer::{CallError, Lane};
 use crate::rpc::{self, ForwardAnswer, Forwarded, Kind};

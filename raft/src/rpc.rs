@@ -40,7 +40,7 @@ pub enum Kind {
     Report = 9,
     /// Who is this? Answered with an [`Introduction`], also to strangers.
     Introduce = 10,
-    /// [`ShardRequest`]: of a shard's leader or of any replica.
+    /// [`ShardRequest`]: of any replica.
     Shard = 11,
     /// [`RecoverRequest`]: of a node that survived.
     Recover = 12,
@@ -223,13 +223,6 @@ pub enum MetaAnswer {
 /// What a shard's replica is asked beside commands.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ShardRequest {
-    /// Hand the leadership to this node.
-    Transfer {
-        /// The group.
-        group: u16,
-        /// The next leader.
-        to: u64,
-    },
     /// Who are the voters and learners, as this node knows them?
     Members {
         /// The group.

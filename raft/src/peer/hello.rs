@@ -14,9 +14,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::frame::{FrameWriter, read_frame};
 use super::{Lane, Stream};
 
-/// The version of the protocol between nodes. A node speaks with nodes of its own version only, until
-/// there is a second one.
-pub const PROTOCOL: u16 = 1;
+/// The version of the protocol between nodes, who speak with those of their own version only. Version 1 knew no shards that share a
+/// log.
+pub const PROTOCOL: u16 = 2;
 
 /// First bytes of every handshake.
 const MAGIC: [u8; 5] = *b"QIANG";

@@ -174,17 +174,17 @@ fn whoever_belongs_elsewhere_is_told_why_and_dropped() {
         ),
         (
             Hello {
-                protocol: 2,
+                protocol: 3,
                 ..own()
             },
-            "protocol 1, not 2",
+            "protocol 2, not 3",
         ),
         (
             Hello {
-                protocol: 0,
+                protocol: 1,
                 ..own()
             },
-            "protocol 1, not 0",
+            "protocol 2, not 1",
         ),
         (
             Hello {
