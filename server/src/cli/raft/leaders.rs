@@ -13,7 +13,7 @@ use super::{Waiting, done, revision};
 /// Which shard is to be led by whom.
 #[derive(Debug, Args)]
 pub(crate) struct TransferArgs {
-    /// The shard
+    /// The shard; those that share its log go along
     #[arg(value_name = "SHARD", value_parser = clap::value_parser!(u16).range(0..i64::from(qiang_engine::routing::SHARDS)))]
     shard: u16,
     /// The node that is to lead it; it must hold a replica
