@@ -80,6 +80,8 @@ pub struct GroupStatus {
     pub voters: Vec<u64>,
     /// Nodes that only listen, ascending.
     pub learners: Vec<u64>,
+    /// Whether its voters are being changed: until that is committed those before are needed, too.
+    pub changing: bool,
     /// The node that leads, if one is known.
     pub leader: Option<u64>,
     /// The Raft term.
@@ -309,6 +311,7 @@ impl GroupStatus {
             hosted: false,
             voters: Vec::new(),
             learners: Vec::new(),
+            changing: false,
             leader: None,
             term: 0,
             last_index: 0,
@@ -334,6 +337,14 @@ pub fn members(metrics: &RaftMetrics<TypeConfig>) -> (Vec<u64>, Vec<u64>) {
     (config.voter_ids().collect(), learners.collect())
 }
 
+/// Whether a group's voters are others than those who are committed, or two sets of them are needed.
+fn is_changing(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    let config = &metrics.membership_config;
+    let committed = metrics.local_committed.map(|committed| committed.index);
+    config.membership().get_joint_config().len() > 1
+        || config.log_id().map(|log_id| log_id.index) > committed
+}
+
 /// What a Raft instance says of itself.
 pub fn raft_status<SM>(raft: &Raft<TypeConfig, SM>, lease: Duration) -> GroupStatus
 where
@@ -347,6 +358,7 @@ where
         hosted: true,
         voters,
         learners,
+        changing: is_changing(&metrics),
         leads: metrics.state.is_leader(),
         leader: metrics.current_leader,
         term: metrics.current_term,

@@ -83,8 +83,10 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 
 /// The moment of this process's monotonic clock that stands for `ms` since the epoch; the present one when it is past.
 pub fn instant_at(ms: i64) -> Instant {
-    let left = ms - millis_since_epoch(SystemTime::now());
-    Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0))
+    // In this order and to the nanosecond, so that it is never later than the moment itself.
+    let now = Instant::now();
+    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    now + at.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
 #[cfg(test)]

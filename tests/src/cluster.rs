@@ -245,7 +245,7 @@ fn with_environment(node: Builder, environment: &[(&str, &str)]) -> Builder {
 fn unsettled(group: &Value) -> Option<String> {
     let planned = &group["planned_leader"];
     let led = planned.is_null() || *planned == group["leader"];
-    let placed = group["voters"] == group["planned_voters"];
+    let placed = group["voters"] == group["planned_voters"] && group["changing"] == false;
     let replicas = group["replicas"].as_array()?;
     let voters = group["voters"].as_array()?.len();
     let current = replicas

@@ -21,6 +21,10 @@ const STOP_WITHIN: Duration = Duration::from_mins(1);
 /// Lines of a node's output that a failed test prints.
 const LOG_LINES_SHOWN: usize = 120;
 
+/// Logs that the shards share: more than one, so that there are carts over two of them and leaders on two nodes, however many
+/// threads this machine has.
+const LOGS: &str = "2";
+
 /// The binary under test: `QIANG_BIN`, or `qiang` beside the folder of this test's executable.
 pub fn binary() -> PathBuf {
     if let Some(named) = std::env::var_os("QIANG_BIN") {
@@ -388,6 +392,7 @@ impl Node {
             .args(&self.flags)
             .current_dir(self.home.path())
             .env("NO_COLOR", "1")
+            .env("QIANG_STORAGE__LOGS", LOGS)
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
         if self.proxy.is_some() {
             command.env("QIANG_PEER__ADVERTISE", self.peer_address());

@@ -63,6 +63,8 @@ impl Demo {
             .args(["demo", "-o", "json", "--nodes", &nodes.to_string()])
             .args(["--base-port", &base_port.to_string(), "--data-dir"])
             .arg(files.home.path().join("data"))
+            // However many threads this machine has.
+            .env("QIANG_STORAGE__LOGS", "2")
             .stdin(Stdio::null())
             .stdout(File::create(&out).expect("a file"))
             .stderr(File::create(&err).expect("a file"))

@@ -48,6 +48,7 @@ pub(crate) struct GroupView {
     pub(crate) has_quorum: Option<bool>,
     pub(crate) voters: Vec<u64>,
     pub(crate) learners: Vec<u64>,
+    changing: bool,
     pub(crate) planned_voters: Vec<u64>,
     pub(crate) replicas: Vec<ReplicaView>,
 }
@@ -120,7 +121,9 @@ impl GroupView {
             ids.sort_unstable();
             ids
         };
-        self.has_quorum == Some(true) && sorted(&self.voters) == sorted(&self.planned_voters)
+        self.has_quorum == Some(true)
+            && !self.changing
+            && sorted(&self.voters) == sorted(&self.planned_voters)
     }
 
     /// Whether it is led, by the node that should lead it where the document says which.

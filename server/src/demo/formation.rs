@@ -173,7 +173,7 @@ mod tests {
 
     fn group(planned: Option<u64>, leader: u64) -> Value {
         json!({"leader": leader, "planned_leader": planned, "has_quorum": true, "voters": [1, 2],
-               "learners": [], "planned_voters": [1, 2], "replicas": []})
+               "learners": [], "changing": false, "planned_voters": [1, 2], "replicas": []})
     }
 
     /// A cluster of nodes 1 and 2 with one shard.

@@ -117,6 +117,7 @@ mod tests {
             term: 2,
             last_index: 9,
             committed_index: 8,
+            changing: false,
             applied_index: 7,
             has_quorum: true,
             deciding: true,

@@ -23,7 +23,7 @@ fn group(shard: Option<u16>, leader: Option<u64>, voters: &[u64]) -> Value {
     let mut group = json!({
         "leader": leader, "planned_leader": shard.and(leader), "term": 2, "has_quorum": leader.is_some(), "deciding": true,
         "last_index": 9, "committed_index": 9, "applied_index": 9, "lag": 0, "orders": 0, "stopped": null,
-        "voters": voters, "learners": [], "planned_voters": voters, "replicas": replicas.collect::<Vec<_>>()
+        "voters": voters, "learners": [], "changing": false, "planned_voters": voters, "replicas": replicas.collect::<Vec<_>>()
     });
     if let Some(shard) = shard {
         group["shard"] = json!(shard);

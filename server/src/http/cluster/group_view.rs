@@ -38,6 +38,8 @@ pub(super) struct GroupShape<'a> {
     stopped: Option<&'a str>,
     pub(super) voters: &'a [u64],
     pub(super) learners: &'a [u64],
+    /// Until a change of voters is committed those before are needed, too.
+    changing: bool,
     pub(super) planned_voters: &'a [u64],
     pub(super) replicas: Vec<ReplicaShape<'a>>,
 }
@@ -98,6 +100,7 @@ impl<'a> GroupShape<'a> {
             stopped: status.and_then(|status| status.stopped.as_deref()),
             voters: status.map_or(&[], |status| &status.voters),
             learners: status.map_or(&[], |status| &status.learners),
+            changing: status.is_some_and(|status| status.changing),
             planned_voters: cluster.voters(number),
             replicas: shown(&replicas, status),
         }

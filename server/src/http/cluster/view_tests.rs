@@ -44,6 +44,7 @@ fn group(name: &str, leader: u64, own: u64) -> GroupStatus {
         hosted: true,
         voters: vec![1, 2, 3, 4],
         learners: Vec::new(),
+        changing: false,
         leader: Some(leader),
         term: 2,
         last_index: 9,
@@ -132,6 +133,7 @@ fn a_healthy_cluster_shows_its_nodes_and_what_leaders_say() {
         (&json!(3), &json!(2), &json!(true), &json!(8))
     );
     assert_eq!(shard["planned_voters"], json!([1, 2, 3, 4]));
+    assert_eq!(shard["changing"], false);
     assert_eq!(shard["replicas"].as_array().unwrap().len(), 4);
     assert_eq!(shard["replicas"][3]["lag"], 2);
     let meta = &shown["meta"];
