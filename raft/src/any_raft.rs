@@ -51,6 +51,11 @@ impl AnyRaft {
         either!(self, raft => raft.runtime_config().tick(ticks));
     }
 
+    /// Says whether it may stand for election.
+    pub fn set_elect(&self, elects: bool) {
+        either!(self, raft => raft.runtime_config().elect(elects));
+    }
+
     /// Has a leader ask its followers whether it still leads.
     pub async fn send_heartbeat(&self) -> Result<(), Fatal<TypeConfig>> {
         either!(self, raft => raft.trigger().heartbeat().await)

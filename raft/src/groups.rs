@@ -29,7 +29,7 @@ use crate::placement::WITNESS_DC;
 use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::snapshot;
-use crate::types::{NodeInfo, StoredMembership, TypeConfig};
+use crate::types::{NodeInfo, StoredMembership};
 use crate::world::{blocking, watch};
 
 /// The group of the cluster's own state, whose number is above all others'.
@@ -187,7 +187,7 @@ impl Groups {
             None => self.start_meta().await?,
         };
         if self.info.dc == WITNESS_DC {
-            either!(&raft, raft => raft.runtime_config().elect(false));
+            raft.set_elect(false);
         }
         Ok(raft)
     }
