@@ -12,12 +12,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::body::read_body;
+use super::connections::{Answering, Connections, Ended, Line};
 use super::gate::GrabGate;
 use super::problem::Problem;
 use super::router::{Asked, Route, answer};
@@ -64,17 +65,22 @@ pub async fn serve(
         metrics,
         gate,
         settings,
+        connections: Connections::new(settings.header_timeout),
         phase: phase.subscribe(),
     });
+    let mut look = interval(http.connections.look_interval());
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             accepted = listener.accept() => on_accept(accepted, &http, &connections).await,
+            _ = look.tick() => http.connections.look(),
             () = &mut shutdown => break,
         }
     }
     drop(listener);
     phase.send_replace(Phase::Draining);
+    http.connections.drain();
     let all = u32::try_from(most).unwrap_or(u32::MAX);
     if timeout(settings.drain_timeout, connections.acquire_many(all))
         .await
@@ -98,7 +104,8 @@ async fn on_accept(
     match accepted {
         Ok((stream, _)) => match connections.clone().try_acquire_owned() {
             Ok(permit) => {
-                tokio::spawn(run_connection(stream, http.clone(), permit));
+                let line = http.connections.open();
+                tokio::spawn(run_connection(stream, http.clone(), line, permit));
             }
             Err(_) => http.metrics.on_connection_refused(),
         },
@@ -118,31 +125,41 @@ fn of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn run_connection(stream: TcpStream, http: Arc<Http>, permit: OwnedSemaphorePermit) {
+async fn run_connection(
+    stream: TcpStream,
+    http: Arc<Http>,
+    line: Arc<Line>,
+    permit: OwnedSemaphorePermit,
+) {
     // A reply must not wait for the acknowledgement of the one before it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
-    let mut phase = http.phase.clone();
     let asked = AtomicBool::new(false);
     let respond = service_fn(|request| {
         asked.store(true, Ordering::Relaxed);
-        let http = http.clone();
-        async move { Ok::<_, Infallible>(respond(&http, request).await) }
+        let (http, under_way) = (http.clone(), line.begin());
+        async move {
+            let response = respond(&http, request).await;
+            Ok::<_, Infallible>(response.map(|body| Answering {
+                body,
+                _under_way: under_way,
+            }))
+        }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(http.settings.header_timeout)
+        .header_read_timeout(None)
         .half_close(true)
         .pipeline_flush(true)
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), respond);
     tokio::pin!(connection);
     // How a connection ends is the client's affair: what matters of it was answered and counted.
-    tokio::select! {
-        _ = connection.as_mut() => return drop(permit),
-        () = past(&mut phase, Phase::Serving) => connection.as_mut().graceful_shutdown(),
+    match line.drive(connection.as_mut()).await {
+        Ended::Itself | Ended::Late => return drop(permit),
+        Ended::Draining => connection.as_mut().graceful_shutdown(),
     }
+    let mut phase = http.phase.clone();
     let unasked = async {
         sleep(FIRST_REQUEST_GRACE).await;
         if asked.load(Ordering::Relaxed) {

@@ -1,6 +1,6 @@
 //! The public interface: HTTP/1.1 in, commands to the [`Service`] and back.
 //!
-//! A request goes through these files in this order: `listener` (connections), `body` (bounded reading), `router` (which
+//! A request goes through these files in this order: `listener` (connections, watched over by `connections`), `body` (bounded reading), `router` (which
 //! route and method), one file per family of routes (`grabs`, `orders`, `promotions`, `flows`, `config`, `cluster`, `health`) with
 //! its parsing (`*_body`) and its shapes (`*_view`, `*_lines`), and `response`.
 //!
@@ -10,6 +10,7 @@
 mod body;
 mod cluster;
 mod config;
+mod connections;
 mod flow_lines;
 mod flows;
 mod gate;
@@ -39,6 +40,7 @@ pub(crate) use flow_lines::write_flow;
 pub(crate) use gate::GrabGate;
 pub use listener::serve;
 
+use self::connections::Connections;
 use crate::metrics::Metrics;
 use crate::node_config::HttpSection;
 use crate::service::Service;
@@ -83,6 +85,7 @@ struct Http {
     metrics: Metrics,
     gate: GrabGate,
     settings: Settings,
+    connections: Connections,
     phase: watch::Receiver<Phase>,
 }
 
