@@ -405,3 +405,42 @@ pub fn has_lease(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
             .last_quorum_acked
             .is_some_and(|acked| acked.into_inner().elapsed() < lease)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use openraft::Membership;
+    use openraft::impls::leader_id_adv::LeaderId;
+
+    use super::*;
+    use crate::types::{LogId, NodeInfo, StoredMembership};
+
+    fn log_id(index: u64) -> LogId {
+        let leader_id = LeaderId {
+            term: 1,
+            node_id: 1,
+        };
+        LogId::new(leader_id, index)
+    }
+
+    /// Whether a group is changing whose voters, these sets of them, are those of the entry at `at`.
+    fn changing(sets: &[&[u64]], at: u64, committed: u64) -> bool {
+        let sets = sets.iter().map(|ids| ids.iter().copied().collect());
+        let sets: Vec<BTreeSet<u64>> = sets.collect();
+        let nodes: BTreeMap<u64, NodeInfo> = (1..=4).map(|id| (id, NodeInfo::default())).collect();
+        let membership = Membership::new(sets, nodes).expect("every voter is a node");
+        let mut metrics = RaftMetrics::<TypeConfig>::new_initial(1);
+        metrics.membership_config = Arc::new(StoredMembership::new(Some(log_id(at)), membership));
+        metrics.local_committed = Some(log_id(committed));
+        is_changing(&metrics)
+    }
+
+    #[test]
+    fn a_group_is_changing_until_one_set_of_voters_is_committed() {
+        assert!(changing(&[&[1], &[1, 2, 3, 4]], 5, 4), "under way");
+        assert!(changing(&[&[1], &[1, 2, 3, 4]], 5, 5), "both are needed");
+        assert!(changing(&[&[1, 2, 3, 4]], 6, 5), "not committed");
+        assert!(!changing(&[&[1, 2, 3, 4]], 6, 6));
+    }
+}

@@ -63,7 +63,7 @@ impl Metrics {
         let durations = Known::<RouteLabel, Durations>::default();
         let grabs = Known::<ResultLabel, Counter>::default();
         let refused_connections = Counter::default();
-        // A sum over nodes wants all of them, also one that has granted nothing yet.
+        // Shown from the start: a rate over it has a beginning then.
         grabs.with(&ResultLabel { result: "granted" }, |_| {});
         registry.register(
             "requests",

@@ -43,11 +43,13 @@ impl Shared {
 
     /// Puts the newest configuration this node knows in force.
     fn put_in_force(&self, node: &Node) -> Arc<ConfigVersion> {
+        // Looked up under the lock, so that of two at once the later never puts an older one in force.
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
         let newest = Arc::new(newest_config(node));
         node.set_policy(policy_of(&newest.document));
         let grabs_max = newest.document.grab_concurrency_in_force();
         self.grabs_max.store(grabs_max, Ordering::Relaxed);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = newest.clone();
+        *config = newest.clone();
         newest
     }
 }
@@ -223,6 +225,7 @@ impl Service {
         let put = timeout(self.shared.request_timeout, put)
             .await
             .map_err(|_| ConfigRefusal::OutcomeUnknown)??;
+        // In force here before anybody is told that it is.
         self.config();
         Ok(ConfigVersion {
             version: put.version,

@@ -200,6 +200,9 @@ mod tests {
         let mut lost = group(Some(2), 2);
         lost["has_quorum"] = json!(false);
         assert!(!is_formed(&[1, 2], &told(lost, "ready")));
+        let mut changing = group(Some(2), 2);
+        changing["changing"] = json!(true);
+        assert!(!is_formed(&[1, 2], &told(changing, "ready")));
     }
 
     #[test]
