@@ -282,8 +282,10 @@ impl Seat {
                 break;
             }
             commands += self.next.len();
-            for (place, command, _) in &self.next {
-                actor.prefetch(*place, command);
+            if self.next.len() > 1 {
+                for (place, command, _) in &self.next {
+                    actor.prefetch(*place, command);
+                }
             }
             for (place, command, reply) in self.next.drain(..) {
                 actor.handle_command(place, &command, reply)?;

@@ -4,7 +4,7 @@
 //! Invariant: every command handed over is answered exactly once. A reply that is dropped
 //! answers `outcome_unknown` by itself, so no caller waits for ever or is told what may be wrong.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::types::LogId;
+use crate::world::others_first;
 
 /// Commands that may wait for one actor; past it the answer is `overloaded` at once.
 const MAILBOX_COMMANDS_MAX: usize = 32_768;
@@ -123,6 +124,30 @@ struct Inner {
     log_waiting: AtomicUsize,
     log_drained: Notify,
     stirred: Notify,
+    /// Threads on which a [`Call`] is under way, a bit for each.
+    calls: AtomicU64,
+}
+
+thread_local! {
+    /// This thread's bit in [`Inner::calls`]. Threads that share one only wait for each other's calls.
+    static THREAD: u64 = {
+        static THREADS: AtomicU64 = AtomicU64::new(0);
+        1 << (THREADS.fetch_add(1, Ordering::Relaxed) % u64::from(u64::BITS))
+    };
+}
+
+/// A call on its way to an actor. It arrives when it is dropped, even if its caller gives up.
+struct Call<'a> {
+    mailbox: &'a Mailbox,
+    thread: u64,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let calls = &self.mailbox.0.calls;
+        calls.fetch_and(!self.thread, Ordering::AcqRel);
+        self.mailbox.wake();
+    }
 }
 
 /// A handle to one actor's mailbox.
@@ -138,6 +163,7 @@ impl Mailbox {
             log_waiting: AtomicUsize::new(0),
             log_drained: Notify::new(),
             stirred: Notify::new(),
+            calls: AtomicU64::new(0),
         }))
     }
 
@@ -157,7 +183,7 @@ impl Mailbox {
             let reply = Reply(Some((gathering.clone(), position)));
             self.put(place, (*command).clone(), reply);
         }
-        self.wake();
+        self.call().await;
         gathering.until(deadline).await
     }
 
@@ -167,6 +193,22 @@ impl Mailbox {
             return reply.send(Err(Refusal::Overloaded));
         }
         self.0.commands.push((place, command, reply));
+    }
+
+    /// Has the actor look around as soon as everybody who is ready on this thread has spoken, so that what comes together is
+    /// decided together and wakes the actor's thread once.
+    async fn call(&self) {
+        let thread = THREAD.with(|bit| *bit);
+        if self.0.calls.fetch_or(thread, Ordering::AcqRel) & thread != 0 {
+            // That call is still to come, and will be heard after what was just put here.
+            return;
+        }
+        let call = Call {
+            mailbox: self,
+            thread,
+        };
+        others_first().await;
+        drop(call);
     }
 
     /// Has the actor look around now.
@@ -223,3 +265,7 @@ impl Mailbox {
         self.0.commands.is_empty() && self.0.log.is_empty()
     }
 }
+
+#[cfg(test)]
+#[path = "mailbox_tests.rs"]
+mod tests;

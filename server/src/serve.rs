@@ -72,8 +72,12 @@ impl ServeError {
     }
 }
 
-/// Runs a node until SIGTERM or SIGINT. `begin` says what an empty data directory becomes.
-pub async fn run(mut config: NodeConfig, begin: Begin) -> Result<(), ServeError> {
+/// Runs a node until SIGTERM or SIGINT, its connections on `workers`. `begin` says what an empty data directory becomes.
+pub async fn run(
+    mut config: NodeConfig,
+    begin: Begin,
+    workers: http::Workers,
+) -> Result<(), ServeError> {
     if !config.http.listen.ip().is_loopback() {
         let address = config.http.listen;
         return Err(ServeError::NotLoopback { address });
@@ -112,6 +116,7 @@ pub async fn run(mut config: NodeConfig, begin: Begin) -> Result<(), ServeError>
         listener,
         service,
         http::Settings::from(&config.http),
+        workers,
         shutdown,
     )
     .await;

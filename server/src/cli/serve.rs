@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use qiang_raft::Begin;
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use super::config::unusable;
 use super::output::Output;
+use crate::http::Workers;
 use crate::node_config::{Effective, FlagSetting, LogFormat, NodeConfig};
 use crate::serve;
 
@@ -73,14 +75,16 @@ pub(crate) fn run(args: &ServeArgs, out: &mut Output) -> Result<(), Failure> {
     let config = effective.config;
     start_log(&config);
     keep_pages_small();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.threads())
-        .thread_name("http")
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Server(format!("cannot start the threads: {error}")))?;
-    runtime
-        .block_on(serve::run(config, args.begin()))
+    let logs = runtime("logs", config.log_threads())?;
+    let connections: Vec<Runtime> = (0..config.connection_threads())
+        .map(|_| runtime("http", 1))
+        .collect::<Result<_, _>>()?;
+    let workers = if connections.is_empty() {
+        Workers::new([logs.handle().clone()])
+    } else {
+        Workers::new(connections.iter().map(|runtime| runtime.handle().clone()))
+    };
+    logs.block_on(serve::run(config, args.begin(), workers))
         .map_err(|error| {
             if error.is_usage() {
                 Failure::Usage(error.to_string())
@@ -88,6 +92,15 @@ pub(crate) fn run(args: &ServeArgs, out: &mut Output) -> Result<(), Failure> {
                 Failure::Server(error.to_string())
             }
         })
+}
+
+fn runtime(name: &str, threads: usize) -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Server(format!("cannot start the threads: {error}")))
 }
 
 impl ServeArgs {

@@ -23,6 +23,7 @@ use super::gate::GrabGate;
 use super::problem::Problem;
 use super::router::{Asked, Route, answer};
 use super::streamed::ReplyBody;
+use super::workers::Workers;
 use super::{Http, Phase, Settings, past};
 use crate::metrics::Metrics;
 use crate::service::Service;
@@ -36,7 +37,7 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(250);
 /// How long to wait after the system refused a connection, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `shutdown` ends; then finishes what is in flight, at most for the drain timeout.
+/// Serves connections on `workers` until `shutdown` ends; then finishes what is in flight, at most for the drain timeout.
 ///
 /// # Errors
 /// The listener's address is not of this machine alone: this version knows no tokens.
@@ -44,6 +45,7 @@ pub async fn serve(
     listener: TcpListener,
     service: Service,
     settings: Settings,
+    workers: Workers,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
@@ -73,7 +75,7 @@ pub async fn serve(
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
-            accepted = listener.accept() => on_accept(accepted, &http, &connections).await,
+            accepted = listener.accept() => on_accept(accepted, &http, &connections, &workers).await,
             _ = look.tick() => http.connections.look(),
             () = &mut shutdown => break,
         }
@@ -100,12 +102,15 @@ async fn on_accept(
     accepted: io::Result<(TcpStream, std::net::SocketAddr)>,
     http: &Arc<Http>,
     connections: &Arc<Semaphore>,
+    workers: &Workers,
 ) {
     match accepted {
         Ok((stream, _)) => match connections.clone().try_acquire_owned() {
             Ok(permit) => {
                 let line = http.connections.open();
-                tokio::spawn(run_connection(stream, http.clone(), line, permit));
+                // Its worker watches over it from here on.
+                let stream = stream.into_std();
+                workers.spawn(run_connection(stream, http.clone(), line, permit));
             }
             Err(_) => http.metrics.on_connection_refused(),
         },
@@ -126,11 +131,15 @@ fn of_one_connection(error: &io::Error) -> bool {
 }
 
 async fn run_connection(
-    stream: TcpStream,
+    stream: io::Result<std::net::TcpStream>,
     http: Arc<Http>,
     line: Arc<Line>,
     permit: OwnedSemaphorePermit,
 ) {
+    let stream = match stream.and_then(TcpStream::from_std) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, "cannot serve a connection; closing it"),
+    };
     // A reply must not wait for the acknowledgement of the one before it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");

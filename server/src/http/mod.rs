@@ -1,6 +1,6 @@
 //! The public interface: HTTP/1.1 in, commands to the [`Service`] and back.
 //!
-//! A request goes through these files in this order: `listener` (connections, watched over by `connections`), `body` (bounded reading), `router` (which
+//! A request goes through these files in this order: `listener` (connections, watched over by `connections` and driven by `workers`), `body` (bounded reading), `router` (which
 //! route and method), one file per family of routes (`grabs`, `orders`, `promotions`, `flows`, `config`, `cluster`, `health`) with
 //! its parsing (`*_body`) and its shapes (`*_view`, `*_lines`), and `response`.
 //!
@@ -31,6 +31,7 @@ mod response;
 mod router;
 mod streamed;
 mod time;
+mod workers;
 
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ use tokio::sync::watch;
 pub(crate) use flow_lines::write_flow;
 pub(crate) use gate::GrabGate;
 pub use listener::serve;
+pub use workers::Workers;
 
 use self::connections::Connections;
 use crate::metrics::Metrics;

@@ -135,7 +135,8 @@ section! {
 section! {
     /// Threads.
     RuntimeSection {
-        /// Threads that serve requests, drive the shards and speak with peers; 0: one for each core.
+        /// Threads that serve requests, each its own connections; 0: one for each core. Beside them one thread for each log
+        /// drives its shards and speaks with peers. With 1, one thread does everything.
         threads: usize = 0,
     }
 }
@@ -225,12 +226,30 @@ impl NodeConfig {
         }
     }
 
-    /// How many threads do the node's work.
+    /// How many threads serve requests.
     pub fn threads(&self) -> usize {
         match self.runtime.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             given => given,
         }
+    }
+
+    /// How many threads serve requests and nothing else. Where there is but one, it does everything: threads that take turns
+    /// on one core would only hand work over to each other.
+    pub fn connection_threads(&self) -> usize {
+        match self.threads() {
+            1 => 0,
+            several => several,
+        }
+    }
+
+    /// How many threads decide, drive Raft and speak with peers: one for each log that these settings begin a cluster with,
+    /// where there are as many cores.
+    pub fn log_threads(&self) -> usize {
+        let logs = self
+            .sharing()
+            .map_or(1, |sharing| usize::from(sharing.logs()));
+        logs.min(self.threads())
     }
 
     /// The sizes that the store runs with.

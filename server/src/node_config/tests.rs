@@ -51,6 +51,22 @@ fn nothing_given_is_the_defaults() {
 }
 
 #[test]
+fn logs_have_a_thread_each_beside_those_for_connections_unless_there_is_but_one() {
+    let threads = |threads: &str, logs: &str| {
+        let text = format!("[runtime]\nthreads = {threads}\n[storage]\nlogs = {logs}\n");
+        let config = load(&text, &[], &[]).unwrap().config;
+        (config.connection_threads(), config.log_threads())
+    };
+    assert_eq!(threads("1", "0"), (0, 1));
+    assert_eq!(threads("1", "16"), (0, 1));
+    assert_eq!(threads("2", "0"), (2, 1));
+    assert_eq!(threads("2", "2"), (2, 2));
+    assert_eq!(threads("2", "16"), (2, 2));
+    assert_eq!(threads("7", "0"), (7, 1));
+    assert_eq!(threads("16", "0"), (16, 4));
+}
+
+#[test]
 fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     let text =
         "[http]\nlisten = \"127.0.0.1:1\"\nconnections_max = 5\n[node]\ndc = \"file\"\nid = 3\n";
