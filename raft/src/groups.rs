@@ -30,7 +30,7 @@ use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::snapshot;
 use crate::types::{NodeInfo, StoredMembership};
-use crate::world::{blocking, watch};
+use crate::world::{Home, blocking, watch};
 
 /// The group of the cluster's own state, whose number is above all others'.
 pub const META_GROUP: GroupId = GroupId(SHARDS);
@@ -53,6 +53,8 @@ pub struct Groups {
     heard: BTreeMap<GroupId, Mutex<Option<Instant>>>,
     meta: RwLock<Option<MetaRaft>>,
     meta_quiescence: Arc<Quiescence>,
+    /// Where groups run, whoever starts them.
+    home: Home,
     /// Held while a group is started or stopped; false once no group may start any more.
     open: tokio::sync::Mutex<bool>,
 }
@@ -85,6 +87,7 @@ impl Groups {
             heard: heard.collect(),
             meta: RwLock::default(),
             meta_quiescence: Quiescence::new(META_GROUP, timing, None),
+            home: Home::here(),
             open: tokio::sync::Mutex::new(true),
         }
     }
@@ -183,8 +186,8 @@ impl Groups {
             return Err(group_error(&name(group), &"it does not run on this node"));
         }
         let raft = match self.shards.get(usize::from(group.0)) {
-            Some(shard) => self.start_shard(shard).await?,
-            None => self.start_meta().await?,
+            Some(shard) => self.home.host_all(self.start_shard(shard)).await?,
+            None => self.home.host_all(self.start_meta()).await?,
         };
         if self.info.dc == WITNESS_DC {
             raft.set_elect(false);

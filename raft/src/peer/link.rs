@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, fits, read_frame};
 use super::hello::{Credentials, Identified, introduce};
 use super::{Dial, Lane, Stream};
-use crate::world::{others_first, random_below, spawn};
+use crate::world::{Home, others_first, random_below, spawn};
 
 /// Questions that may wait for one lane's connection; past it the answer is `NotSent` at once.
 const QUEUE_MAX: usize = 16_384;
@@ -90,16 +90,18 @@ pub struct Peers(Arc<Inner>);
 struct Inner {
     credentials: Credentials,
     dial: Arc<dyn Dial>,
+    home: Home,
     addresses: RwLock<BTreeMap<u64, String>>,
     links: Mutex<BTreeMap<(u64, Lane), mpsc::Sender<Question>>>,
 }
 
 impl Peers {
-    /// Links that introduce themselves with `credentials`.
+    /// Links that introduce themselves with `credentials`, and run where this is called.
     pub fn new(credentials: Credentials, dial: Arc<dyn Dial>) -> Self {
         Peers(Arc::new(Inner {
             credentials,
             dial,
+            home: Home::here(),
             addresses: RwLock::default(),
             links: Mutex::default(),
         }))
@@ -175,7 +177,7 @@ impl Peers {
             pause: PAUSE_MIN,
             told: None,
         };
-        spawn(link.run());
+        self.0.home.host(|| spawn(link.run()));
         links.insert((node, lane), sender.clone());
         sender
     }

@@ -6,6 +6,7 @@
 
 mod beat;
 mod channel;
+mod home;
 mod lateness;
 mod life;
 pub mod watch;
@@ -29,6 +30,7 @@ use rand::{Rng, RngExt, SeedableRng, TryRng};
 use tokio::time::Instant;
 
 pub(crate) use beat::BEAT;
+pub(crate) use home::Home;
 pub(crate) use lateness::HoldUps;
 pub use life::{Life, spawn};
 
