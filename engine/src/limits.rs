@@ -70,7 +70,7 @@ pub const CHECKPOINT_RECORDS: u64 = 10_000;
 
 /// Entries a leader may have proposed and not yet seen committed, per log. While this many are
 /// on their way the mailbox gathers, so batches grow with load by themselves.
-pub const ENTRIES_IN_FLIGHT_MAX: usize = 2;
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 
 /// Records that commands may add to one entry: a bound on the time one turn takes.
 pub const BATCH_RECORDS_MAX: usize = 8_192;
