@@ -34,39 +34,35 @@ impl Home {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::thread::{self, ThreadId};
 
-    use tokio::runtime::{Builder, Runtime};
+    use tokio::runtime::Builder;
     use tokio::task::yield_now;
 
     use super::*;
     use crate::world::spawn;
 
-    fn runtime(name: &str) -> Runtime {
-        let mut builder = Builder::new_multi_thread();
-        let built = builder.worker_threads(1).thread_name(name).build();
-        built.expect("a runtime")
-    }
-
-    async fn thread_of_a_task() -> String {
-        let named = spawn(async { thread::current().name().map(str::to_owned) });
-        named.await.expect("a task").expect("a name")
+    async fn thread_of_a_task() -> ThreadId {
+        let task = spawn(async { thread::current().id() });
+        task.await.expect("a task")
     }
 
     #[test]
     fn what_a_request_begins_runs_at_home() {
-        let (home, elsewhere) = (runtime("home"), runtime("elsewhere"));
-        let home = home.block_on(async { Home::here() });
+        let runtime = || Builder::new_multi_thread().worker_threads(1).build();
+        let (at_home, elsewhere) = (runtime().unwrap(), runtime().unwrap());
+        let (home, own) = at_home.block_on(async { (Home::here(), thread_of_a_task().await) });
         elsewhere.block_on(async move {
-            assert_eq!(thread_of_a_task().await, "elsewhere");
+            let others = thread_of_a_task().await;
+            assert_ne!(others, own);
             let begun = home.host_all(async {
                 yield_now().await;
                 thread_of_a_task().await
             });
-            assert_eq!(begun.await, "home");
-            let task = home.host(|| spawn(async { thread::current().name().map(str::to_owned) }));
-            assert_eq!(task.await.expect("a task").as_deref(), Some("home"));
-            assert_eq!(thread_of_a_task().await, "elsewhere");
+            assert_eq!(begun.await, own);
+            let task = home.host(|| spawn(async { thread::current().id() }));
+            assert_eq!(task.await.expect("a task"), own);
+            assert_eq!(thread_of_a_task().await, others);
         });
     }
 }

@@ -79,11 +79,9 @@ pub(crate) fn run(args: &ServeArgs, out: &mut Output) -> Result<(), Failure> {
     let connections: Vec<Runtime> = (0..config.connection_threads())
         .map(|_| runtime("http", 1))
         .collect::<Result<_, _>>()?;
-    let workers = if connections.is_empty() {
-        Workers::new([logs.handle().clone()])
-    } else {
-        Workers::new(connections.iter().map(|runtime| runtime.handle().clone()))
-    };
+    let alone = connections.is_empty().then_some(&logs);
+    let runtimes = connections.iter().chain(alone);
+    let workers = Workers::new(runtimes.map(|runtime| runtime.handle().clone()));
     logs.block_on(serve::run(config, args.begin(), workers))
         .map_err(|error| {
             if error.is_usage() {
