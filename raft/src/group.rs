@@ -1,7 +1,8 @@
 //! What the parts of one group of shards share: its Raft instance and what its actor shows others.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
@@ -32,7 +33,7 @@ pub struct ShardGroup {
     pub quiescence: Arc<Quiescence>,
     pub contacts: Arc<Contacts>,
     /// Present while the group runs on this node.
-    raft: RwLock<Option<ShardRaft>>,
+    running: RwLock<Option<Running>>,
     /// Set while the leadership is being handed over: commands wait, nothing new is decided.
     pub paused: AtomicBool,
     /// Log index up to which the actor has taken committed entries.
@@ -53,6 +54,12 @@ pub struct ShardGroup {
     pub log_bytes: Arc<AtomicU64>,
     /// What `log_bytes` was at the last snapshot.
     pub snapshot_bytes: AtomicU64,
+}
+
+/// A Raft instance and what it shows of itself.
+struct Running {
+    raft: ShardRaft,
+    metrics: watch::Receiver<RaftMetrics<TypeConfig>>,
 }
 
 /// What is shown of one shard.
@@ -129,7 +136,7 @@ impl ShardGroup {
             mailbox,
             quiescence,
             contacts: Arc::default(),
-            raft: RwLock::default(),
+            running: RwLock::default(),
             paused: AtomicBool::new(false),
             applied: watch::Sender::new(0),
             voids: RwLock::default(),
@@ -166,14 +173,23 @@ impl ShardGroup {
 
     /// The group's Raft instance, while it runs on this node.
     pub fn raft(&self) -> Option<ShardRaft> {
-        let raft = self.raft.read().unwrap_or_else(PoisonError::into_inner);
-        raft.clone()
+        let running = self.read_running();
+        running.as_ref().map(|running| running.raft.clone())
     }
 
     /// Puts a started instance in its place, or takes it away.
     pub fn set_raft(&self, raft: Option<ShardRaft>) -> Option<ShardRaft> {
-        let mut present = self.raft.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut present, raft)
+        let running = raft.map(|raft| Running {
+            metrics: raft.metrics(),
+            raft,
+        });
+        let mut present = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *present, running);
+        before.map(|running| running.raft)
+    }
+
+    fn read_running(&self) -> RwLockReadGuard<'_, Option<Running>> {
+        self.running.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the actor decides, whoever vouches for it.
@@ -193,17 +209,19 @@ impl ShardGroup {
         if self.paused.load(Ordering::Acquire) {
             return false;
         }
-        let Some(raft) = self.raft() else {
+        let running = self.read_running();
+        let Some(running) = &*running else {
             return false;
         };
-        let metrics = raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let voters = metrics.membership_config.membership().get_joint_config();
+        let metrics = running.metrics.borrow();
+        let others_vouch = || {
+            let voters = metrics.membership_config.membership().get_joint_config();
+            let now = tokio::time::Instant::now();
+            self.contacts.vouch(metrics.id, voters, now, lease)
+        };
         metrics.current_term == term
             && has_lease(&metrics, lease)
-            && self
-                .contacts
-                .vouch(metrics.id, voters, tokio::time::Instant::now(), lease)
+            && (is_alone(&metrics) || others_vouch())
     }
 
     /// Notes that somebody was refused without asking the actor.
@@ -396,14 +414,15 @@ pub fn has_lease(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> bool {
     if metrics.current_leader != Some(metrics.id) || !metrics.state.is_leader() {
         return false;
     }
+    let acked = metrics.last_quorum_acked;
+    is_alone(metrics) || acked.is_some_and(|acked| acked.into_inner().elapsed() < lease)
+}
+
+/// Whether this node is the only one that votes.
+fn is_alone(metrics: &RaftMetrics<TypeConfig>) -> bool {
     let configs = metrics.membership_config.membership().get_joint_config();
-    let alone = configs
-        .iter()
-        .all(|voters| voters.len() == 1 && voters.contains(&metrics.id));
-    alone
-        || metrics
-            .last_quorum_acked
-            .is_some_and(|acked| acked.into_inner().elapsed() < lease)
+    let alone = |voters: &BTreeSet<u64>| voters.len() == 1 && voters.contains(&metrics.id);
+    configs.iter().all(alone)
 }
 
 #[cfg(test)]

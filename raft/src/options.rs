@@ -3,9 +3,10 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam::atomic::AtomicCell;
 use qiang_engine::promotion::Rate;
 use qiang_engine::routing::Sharing;
 use qiang_storage::{OpenError, Store};
@@ -150,19 +151,19 @@ pub struct Policy {
 
 /// The policy in force, shared by all actors.
 #[derive(Debug, Clone)]
-pub struct PolicyCell(Arc<RwLock<Policy>>);
+pub struct PolicyCell(Arc<AtomicCell<Policy>>);
 
 impl PolicyCell {
     pub(crate) fn new(policy: Policy) -> Self {
-        PolicyCell(Arc::new(RwLock::new(policy)))
+        PolicyCell(Arc::new(AtomicCell::new(policy)))
     }
 
     pub(crate) fn get(&self) -> Policy {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.load()
     }
 
     pub(crate) fn set(&self, policy: Policy) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        self.0.store(policy);
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod known;
 mod node;
+mod striped;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use self::known::Known;
 use self::node::NodeCollector;
+use self::striped::{Count, Striped};
 use crate::http::GrabGate;
 use crate::service::Service;
 
@@ -32,9 +34,9 @@ const DURATION_BOUNDS_US: [u64; 16] = [
 /// The counters of the public interface and the way to read all others.
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: Known<RequestLabels, Counter>,
+    requests: Known<RequestLabels, Count>,
     durations: Known<RouteLabel, Durations>,
-    grabs: Known<ResultLabel, Counter>,
+    grabs: Known<ResultLabel, Count>,
     refused_connections: Counter,
 }
 
@@ -59,9 +61,9 @@ impl Metrics {
     /// The metrics of a node's public interface; `connections` has one permit for each further connection.
     pub(crate) fn new(service: Service, gate: GrabGate, connections: Arc<Semaphore>) -> Self {
         let mut registry = Registry::with_prefix("qiang");
-        let requests = Known::<RequestLabels, Counter>::default();
+        let requests = Known::<RequestLabels, Count>::default();
         let durations = Known::<RouteLabel, Durations>::default();
-        let grabs = Known::<ResultLabel, Counter>::default();
+        let grabs = Known::<ResultLabel, Count>::default();
         let refused_connections = Counter::default();
         // Shown from the start: a rate over it has a beginning then.
         grabs.with(&ResultLabel { result: "granted" }, |_| {});
@@ -119,18 +121,14 @@ impl Metrics {
             status,
             code,
         };
-        self.requests.with(&labels, |counter| {
-            counter.inc();
-        });
+        self.requests.with(&labels, Count::add_one);
         self.durations
             .with(&RouteLabel { route }, |durations| durations.observe(took));
     }
 
     /// A grab was answered, alone or in a batch.
     pub(crate) fn on_grab(&self, result: &'static str) {
-        self.grabs.with(&ResultLabel { result }, |counter| {
-            counter.inc();
-        });
+        self.grabs.with(&ResultLabel { result }, Count::add_one);
     }
 
     /// A connection was closed because there were too many.
@@ -148,7 +146,7 @@ impl Metrics {
 
 /// A distribution of durations; observing is two additions, without a lock.
 #[derive(Debug, Clone, Default)]
-struct Durations(Arc<Buckets>);
+struct Durations(Arc<Striped<Buckets>>);
 
 #[derive(Debug, Default)]
 struct Buckets {
@@ -160,8 +158,9 @@ impl Durations {
     fn observe(&self, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = DURATION_BOUNDS_US.partition_point(|bound| *bound < us);
-        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.0.sum_us.fetch_add(us, Ordering::Relaxed);
+        let own = self.0.own();
+        own.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        own.sum_us.fetch_add(us, Ordering::Relaxed);
     }
 }
 
@@ -171,13 +170,14 @@ impl TypedMetric for Durations {
 
 impl EncodeMetric for Durations {
     fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
-        let counts: Vec<u64> = self
-            .0
-            .counts
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .collect();
-        let sum_us = self.0.sum_us.load(Ordering::Relaxed);
+        let mut counts = [0; DURATION_BOUNDS_US.len() + 1];
+        let mut sum_us = 0;
+        for part in self.0.parts() {
+            for (count, of_part) in counts.iter_mut().zip(&part.counts) {
+                *count += of_part.load(Ordering::Relaxed);
+            }
+            sum_us += part.sum_us.load(Ordering::Relaxed);
+        }
         encode_histogram(encoder, &DURATION_BOUNDS_US, &counts, sum_us, 1e6)
     }
 

@@ -15,14 +15,14 @@ pub(crate) struct GrabGate {
 /// The right to have so many grabs in flight, until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Permit {
-    in_flight: Arc<AtomicU64>,
+pub(crate) struct Permit<'a> {
+    in_flight: &'a AtomicU64,
     grabs: u64,
 }
 
 impl GrabGate {
     /// Lets `grabs` in under a bound of `most`; `None` when they would pass it.
-    pub(crate) fn enter(&self, grabs: u64, most: u64) -> Option<Permit> {
+    pub(crate) fn enter(&self, grabs: u64, most: u64) -> Option<Permit<'_>> {
         let mut now = self.in_flight.load(Ordering::Relaxed);
         loop {
             // A batch larger than the bound could otherwise never be served.
@@ -40,7 +40,7 @@ impl GrabGate {
             }
         }
         Some(Permit {
-            in_flight: self.in_flight.clone(),
+            in_flight: &self.in_flight,
             grabs,
         })
     }
@@ -51,7 +51,7 @@ impl GrabGate {
     }
 }
 
-impl Drop for Permit {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.in_flight.fetch_sub(self.grabs, Ordering::Relaxed);
     }

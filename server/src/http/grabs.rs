@@ -90,7 +90,7 @@ fn word(granted: &Granted) -> &'static str {
     }
 }
 
-fn enter(http: &Http, grabs: usize) -> Result<Permit, Problem> {
+fn enter(http: &Http, grabs: usize) -> Result<Permit<'_>, Problem> {
     let detail =
         "as many grabs are in flight on this node as its configuration allows; nothing was done";
     http.gate

@@ -145,11 +145,12 @@ async fn run_connection(
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let asked = AtomicBool::new(false);
+    let http = &*http;
     let respond = service_fn(|request| {
         asked.store(true, Ordering::Relaxed);
-        let (http, under_way) = (http.clone(), line.begin());
+        let under_way = line.begin();
         async move {
-            let response = respond(&http, request).await;
+            let response = respond(http, request).await;
             Ok::<_, Infallible>(response.map(|body| Answering {
                 body,
                 _under_way: under_way,

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a code that shards use among themselves reaches no caller under its own name.
 
+use std::fmt;
+
 use qiang_engine::command::Code;
 use qiang_engine::{PromotionId, Refusal, Rejection};
 
@@ -40,8 +42,8 @@ impl From<Rejection> for Problem {
 
 /// The refusals of the contract's tables.
 fn of_code(code: Code, promotion: &str) -> Problem {
-    let about = |what: &str| match promotion {
-        "" => what.to_owned(),
+    let about = |what: fmt::Arguments<'_>| match promotion {
+        "" => what.to_string(),
         _ => format!("promotion {promotion}: {what}"),
     };
     match code {
@@ -49,28 +51,38 @@ fn of_code(code: Code, promotion: &str) -> Problem {
             404,
             "promotion_not_found",
             "No such promotion",
-            about("there is none of this id"),
+            about(format_args!("there is none of this id")),
         ),
         Code::NotStarted => Problem::new(
             409,
             "not_started",
             "Not started",
-            about("it has not started"),
+            about(format_args!("it has not started")),
         ),
-        Code::Ended => Problem::new(409, "ended", "Ended", about("it has ended")),
-        Code::Stopped => Problem::new(409, "stopped", "Stopped", about("it is stopped")),
-        Code::Deleted => Problem::new(409, "deleted", "Deleted", about("it was deleted")),
+        Code::Ended => Problem::new(409, "ended", "Ended", about(format_args!("it has ended"))),
+        Code::Stopped => Problem::new(
+            409,
+            "stopped",
+            "Stopped",
+            about(format_args!("it is stopped")),
+        ),
+        Code::Deleted => Problem::new(
+            409,
+            "deleted",
+            "Deleted",
+            about(format_args!("it was deleted")),
+        ),
         Code::ChannelClosed => Problem::new(
             409,
             "channel_closed",
             "Channel closed",
-            about("it is not sold on this channel"),
+            about(format_args!("it is not sold on this channel")),
         ),
         Code::RateLimited { retry_after_ms } => {
-            let what = format!(
+            let detail = about(format_args!(
                 "the attempts of this window are used up; the next begins in {retry_after_ms} ms"
-            );
-            Problem::new(429, "rate_limited", "Too many attempts", about(&what))
+            ));
+            Problem::new(429, "rate_limited", "Too many attempts", detail)
         }
         Code::OrderMismatch => {
             let detail = "this order id was used with other content: a grab is repeated with the same content";
@@ -84,23 +96,25 @@ fn of_code(code: Code, promotion: &str) -> Problem {
             409,
             "order_limit",
             "Limit per order",
-            about("more units than one order may take"),
+            about(format_args!("more units than one order may take")),
         ),
         Code::PinLimit => Problem::new(
             409,
             "pin_limit",
             "Limit per pin",
-            about("more units than one pin may take"),
+            about(format_args!("more units than one pin may take")),
         ),
         Code::IpLimit => Problem::new(
             409,
             "ip_limit",
             "Limit per ip",
-            about("more units than one ip may take"),
+            about(format_args!("more units than one ip may take")),
         ),
         Code::SoldOut { remaining } => {
-            let what = format!("fewer units remain than asked for: {remaining}");
-            Problem::new(409, "sold_out", "Sold out", about(&what))
+            let detail = about(format_args!(
+                "fewer units remain than asked for: {remaining}"
+            ));
+            Problem::new(409, "sold_out", "Sold out", detail)
         }
         Code::OrderNotFound => Problem::new(
             404,
@@ -113,17 +127,16 @@ fn of_code(code: Code, promotion: &str) -> Problem {
             Problem::new(409, "order_confirmed", "Order confirmed", detail)
         }
         Code::PromotionExists => {
-            let what = "one of this id exists with other content: change it with PATCH";
-            Problem::new(409, "promotion_exists", "Promotion exists", about(what))
+            let detail = about(format_args!(
+                "one of this id exists with other content: change it with PATCH"
+            ));
+            Problem::new(409, "promotion_exists", "Promotion exists", detail)
         }
         Code::InsufficientRemaining { remaining } => {
-            let what = format!("more units to take away than the {remaining} that remain");
-            Problem::new(
-                409,
-                "insufficient_remaining",
-                "Too few remain",
-                about(&what),
-            )
+            let detail = about(format_args!(
+                "more units to take away than the {remaining} that remain"
+            ));
+            Problem::new(409, "insufficient_remaining", "Too few remain", detail)
         }
         Code::QuantityTooLarge => {
             let most = qiang_engine::limits::QUANTITY_MAX;
