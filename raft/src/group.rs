@@ -188,6 +188,14 @@ impl ShardGroup {
         before.map(|running| running.raft)
     }
 
+    /// Looks for a moment at what the group's Raft instance shows of itself, while it runs on this node.
+    pub fn look<T>(&self, look: impl FnOnce(&RaftMetrics<TypeConfig>) -> T) -> Option<T> {
+        let running = self.read_running();
+        running
+            .as_ref()
+            .map(|running| look(&running.metrics.borrow()))
+    }
+
     fn read_running(&self) -> RwLockReadGuard<'_, Option<Running>> {
         self.running.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,19 +217,17 @@ impl ShardGroup {
         if self.paused.load(Ordering::Acquire) {
             return false;
         }
-        let running = self.read_running();
-        let Some(running) = &*running else {
-            return false;
+        let is_vouched_for = |metrics: &RaftMetrics<TypeConfig>| {
+            let others_vouch = || {
+                let voters = metrics.membership_config.membership().get_joint_config();
+                let now = tokio::time::Instant::now();
+                self.contacts.vouch(metrics.id, voters, now, lease)
+            };
+            metrics.current_term == term
+                && has_lease(metrics, lease)
+                && (is_alone(metrics) || others_vouch())
         };
-        let metrics = running.metrics.borrow();
-        let others_vouch = || {
-            let voters = metrics.membership_config.membership().get_joint_config();
-            let now = tokio::time::Instant::now();
-            self.contacts.vouch(metrics.id, voters, now, lease)
-        };
-        metrics.current_term == term
-            && has_lease(&metrics, lease)
-            && (is_alone(&metrics) || others_vouch())
+        self.look(is_vouched_for) == Some(true)
     }
 
     /// Notes that somebody was refused without asking the actor.

@@ -13,7 +13,6 @@ use qiang_engine::{Command, Refusal, ShardId, codec};
 use smallvec::smallvec;
 use tokio::time::{Instant, sleep};
 
-use crate::any_raft::AnyRaft;
 use crate::early::Early;
 use crate::groups::Groups;
 use crate::mailbox::{Each, Outcome};
@@ -204,12 +203,13 @@ impl Router {
         let elsewhere = |leader: Option<u64>| ForwardAnswer::Elsewhere {
             leader: leader.filter(|leader| *leader != self.groups.node_id),
         };
-        let hosted = (shard.0 < SHARDS).then(|| self.groups.raft(self.groups.id_of(shard)));
-        let Some(raft) = hosted.flatten() else {
+        if shard.0 >= SHARDS {
             return elsewhere(None);
-        };
-        if !raft.is_leader() {
-            return elsewhere(raft.look(|metrics| metrics.current_leader));
+        }
+        let group = self.groups.of(shard);
+        let leader = || group.look(|metrics| metrics.current_leader).flatten();
+        if group.look(|metrics| metrics.state.is_leader()) != Some(true) {
+            return elsewhere(leader());
         }
         if let Some(refused) = self.refuse_early(shard, &forwarded.commands) {
             return ForwardAnswer::Decided(refused.into_vec());
@@ -218,22 +218,18 @@ impl Router {
         let outcomes = self.ask_here(shard, &commands, deadline).await;
         let nothing_done = |outcome: &Outcome| matches!(outcome, Err(Refusal::Unavailable));
         if outcomes.iter().all(nothing_done) {
-            return elsewhere(raft.look(|metrics| metrics.current_leader));
+            return elsewhere(leader());
         }
         ForwardAnswer::Decided(outcomes.into_vec())
     }
 
     /// Who leads a shard, as far as this node knows; where it runs no replica, another that has one.
     fn leader(&self, shard: ShardId, attempt: usize) -> Option<u64> {
-        let raft = self.groups.raft(self.groups.id_of(shard));
-        let runs = |raft: AnyRaft| {
-            let leader = |metrics: &RaftMetrics<TypeConfig>| {
-                let runs = metrics.running_state.is_ok();
-                runs.then_some(metrics.current_leader)
-            };
-            raft.look(leader)
+        let leader = |metrics: &RaftMetrics<TypeConfig>| {
+            let runs = metrics.running_state.is_ok();
+            runs.then_some(metrics.current_leader)
         };
-        if let Some(leader) = raft.and_then(runs) {
+        if let Some(leader) = self.groups.of(shard).look(leader).flatten() {
             return leader;
         }
         let state = self.groups.meta_state.borrow();

@@ -5,8 +5,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::time::sleep;
+
+/// How often a worker looks at its clock, whatever waits. Timers that are set for later, as those of requests are, then find that it
+/// looks in time; with none before theirs each would interrupt its wait for sockets.
+const TICK: Duration = Duration::from_millis(50);
 
 /// The workers of a node.
 pub struct Workers(Vec<Worker>);
@@ -25,9 +31,12 @@ impl Workers {
     /// # Panics
     /// There is none.
     pub fn new(runtimes: impl IntoIterator<Item = Handle>) -> Self {
-        let worker = |runtime| Worker {
-            runtime,
-            connections: Arc::default(),
+        let worker = |runtime: Handle| {
+            runtime.spawn(tick());
+            Worker {
+                runtime,
+                connections: Arc::default(),
+            }
         };
         let workers: Vec<Worker> = runtimes.into_iter().map(worker).collect();
         assert!(!workers.is_empty(), "connections need a worker");
@@ -44,6 +53,12 @@ impl Workers {
             connection.await;
             drop(place);
         });
+    }
+}
+
+async fn tick() {
+    loop {
+        sleep(TICK).await;
     }
 }
 

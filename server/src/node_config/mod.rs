@@ -239,7 +239,7 @@ impl NodeConfig {
     pub fn connection_threads(&self) -> usize {
         match self.threads() {
             1 => 0,
-            several => std::env::var("QHTTP").map_or(several, |v| v.parse().unwrap()),
+            several => several,
         }
     }
 
