@@ -168,14 +168,13 @@ impl Seat {
     async fn run_actor(&mut self, actor: &mut Actor<Reply>) -> Result<bool, StopReason> {
         let heard = self.hear_log(actor)?;
         self.hold_ups.pass().await;
-        let paused = self.group.paused.load(Ordering::Acquire);
         let awake = self.group.quiescence.is_awake();
         if awake {
             for proposal in std::mem::take(&mut self.held) {
                 self.propose(proposal);
             }
         }
-        let worked = if actor.ready() && !paused {
+        let worked = if self.takes_turn(actor) {
             self.run_turn(actor, awake)?
         } else if actor.deciding() {
             false
@@ -190,9 +189,15 @@ impl Seat {
         let term = term.map_or(0, |leadership| leadership.leader_id.term);
         self.group.show(actor, term);
         self.act();
-        // With its window full an actor sleeps until the log speaks.
-        let waits = awake && actor.ready() && !paused && !self.group.mailbox.idle();
+        let waits = awake && self.takes_turn(actor) && !self.group.mailbox.idle();
         Ok(heard || worked || acted || waits)
+    }
+
+    /// Whether the actor is to decide what waits. With its window full it sleeps until the log speaks, and so it does, or until
+    /// more comes, while a turn does not pay.
+    fn takes_turn(&self, actor: &Actor<Reply>) -> bool {
+        let paused = self.group.paused.load(Ordering::Acquire);
+        actor.ready() && !paused && actor.pays(self.group.mailbox.depth())
     }
 
     /// Takes what the log has to say.

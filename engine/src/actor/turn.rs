@@ -18,6 +18,14 @@ impl<R> Actor<R> {
         self.stint.is_some() && self.pending.len() < ENTRIES_IN_FLIGHT_MAX
     }
 
+    /// Whether a turn for `waiting` commands is worth an entry of its own now. Every entry costs the same beside what it holds, on
+    /// every replica, so while others are on their way what waits gathers until it is half as much as they hold together. When
+    /// nothing is on its way nothing is waited for, and the next word of the log is never far.
+    pub fn pays(&self, waiting: usize) -> bool {
+        let pending = self.pending.iter().map(|pending| pending.decided.len());
+        2 * waiting >= pending.sum()
+    }
+
     /// Begins a turn.
     pub fn begin_turn(&mut self, moment: Moment) {
         let now = moment.now.max(self.turn.moment.now);

@@ -219,6 +219,10 @@ impl Script for ActorScript {
                     .handle_snapshot(index, self.follower.clone())
                     .unwrap();
             }
+            "pays" => {
+                let pays = self.actor.pays(words.word(0).parse().unwrap());
+                said.push(if pays { "yes" } else { "no" }.to_owned());
+            }
             "state" => said.push(format!(
                 "{}, {}, {} pending, {} entries void",
                 if self.actor.deciding() {
