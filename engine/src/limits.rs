@@ -72,6 +72,10 @@ pub const CHECKPOINT_RECORDS: u64 = 10_000;
 /// on their way the mailbox gathers, so batches grow with load by themselves.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 
+/// Records on their way, per log, beside which a further entry is begun for whatever waits. Beside more it waits until it
+/// would hold half as many.
+pub const RECORDS_ON_THEIR_WAY_FEW: usize = 8;
+
 /// Records that commands may add to one entry: a bound on the time one turn takes.
 pub const BATCH_RECORDS_MAX: usize = 8_192;
 

@@ -6,7 +6,7 @@ use crate::command::{Answer, Command, Refusal};
 use crate::ids::Place;
 use crate::limits::{
     BATCH_RECORDS_MAX, CHECKPOINT_RECORDS, COURIER_RETRY_MS, ENTRIES_IN_FLIGHT_MAX, EXPIRE_BITE,
-    EXPIRE_BITE_IDLE, FORGET_BITE,
+    EXPIRE_BITE_IDLE, FORGET_BITE, RECORDS_ON_THEIR_WAY_FEW,
 };
 use crate::record::Record;
 use crate::shard::{Decision, Due, Moment, Shard, Tell};
@@ -19,11 +19,12 @@ impl<R> Actor<R> {
     }
 
     /// Whether a turn for `waiting` commands is worth an entry of its own now. Every entry costs the same beside what it holds, on
-    /// every replica, so while others are on their way what waits gathers until it is half as much as they hold together. When
-    /// nothing is on its way nothing is waited for, and the next word of the log is never far.
+    /// every replica, so while many records are on their way what waits gathers until it is half as many. It never waits
+    /// longer than until the next word of the log, with which fewer are on their way.
     pub fn pays(&self, waiting: usize) -> bool {
         let pending = self.pending.iter().map(|pending| pending.decided.len());
-        2 * waiting >= pending.sum()
+        let pending: usize = pending.sum();
+        pending <= RECORDS_ON_THEIR_WAY_FEW || 2 * waiting >= pending
     }
 
     /// Begins a turn.
