@@ -42,7 +42,7 @@ impl From<Rejection> for Problem {
 
 /// The refusals of the contract's tables.
 fn of_code(code: Code, promotion: &str) -> Problem {
-    let about = |what: fmt::Arguments<'_>| match promotion {
+    let about = |what: &dyn fmt::Display| match promotion {
         "" => what.to_string(),
         _ => format!("promotion {promotion}: {what}"),
     };
@@ -51,35 +51,25 @@ fn of_code(code: Code, promotion: &str) -> Problem {
             404,
             "promotion_not_found",
             "No such promotion",
-            about(format_args!("there is none of this id")),
+            about(&"there is none of this id"),
         ),
         Code::NotStarted => Problem::new(
             409,
             "not_started",
             "Not started",
-            about(format_args!("it has not started")),
+            about(&"it has not started"),
         ),
-        Code::Ended => Problem::new(409, "ended", "Ended", about(format_args!("it has ended"))),
-        Code::Stopped => Problem::new(
-            409,
-            "stopped",
-            "Stopped",
-            about(format_args!("it is stopped")),
-        ),
-        Code::Deleted => Problem::new(
-            409,
-            "deleted",
-            "Deleted",
-            about(format_args!("it was deleted")),
-        ),
+        Code::Ended => Problem::new(409, "ended", "Ended", about(&"it has ended")),
+        Code::Stopped => Problem::new(409, "stopped", "Stopped", about(&"it is stopped")),
+        Code::Deleted => Problem::new(409, "deleted", "Deleted", about(&"it was deleted")),
         Code::ChannelClosed => Problem::new(
             409,
             "channel_closed",
             "Channel closed",
-            about(format_args!("it is not sold on this channel")),
+            about(&"it is not sold on this channel"),
         ),
         Code::RateLimited { retry_after_ms } => {
-            let detail = about(format_args!(
+            let detail = about(&format_args!(
                 "the attempts of this window are used up; the next begins in {retry_after_ms} ms"
             ));
             Problem::new(429, "rate_limited", "Too many attempts", detail)
@@ -96,22 +86,22 @@ fn of_code(code: Code, promotion: &str) -> Problem {
             409,
             "order_limit",
             "Limit per order",
-            about(format_args!("more units than one order may take")),
+            about(&"more units than one order may take"),
         ),
         Code::PinLimit => Problem::new(
             409,
             "pin_limit",
             "Limit per pin",
-            about(format_args!("more units than one pin may take")),
+            about(&"more units than one pin may take"),
         ),
         Code::IpLimit => Problem::new(
             409,
             "ip_limit",
             "Limit per ip",
-            about(format_args!("more units than one ip may take")),
+            about(&"more units than one ip may take"),
         ),
         Code::SoldOut { remaining } => {
-            let detail = about(format_args!(
+            let detail = about(&format_args!(
                 "fewer units remain than asked for: {remaining}"
             ));
             Problem::new(409, "sold_out", "Sold out", detail)
@@ -127,13 +117,11 @@ fn of_code(code: Code, promotion: &str) -> Problem {
             Problem::new(409, "order_confirmed", "Order confirmed", detail)
         }
         Code::PromotionExists => {
-            let detail = about(format_args!(
-                "one of this id exists with other content: change it with PATCH"
-            ));
+            let detail = about(&"one of this id exists with other content: change it with PATCH");
             Problem::new(409, "promotion_exists", "Promotion exists", detail)
         }
         Code::InsufficientRemaining { remaining } => {
-            let detail = about(format_args!(
+            let detail = about(&format_args!(
                 "more units to take away than the {remaining} that remain"
             ));
             Problem::new(409, "insufficient_remaining", "Too few remain", detail)
