@@ -44,20 +44,31 @@ fn own_blank(term: u64, index: u64) -> LogId {
     LogId { leader_id, index }
 }
 
+fn create(id: &str) -> Command {
+    Command::CreatePromotion {
+        promotion_id: PromotionId::new(id).expect("an id"),
+        quantity: 1,
+        terms: Box::new(Terms::default()),
+    }
+}
+
 /// An actor that decides since blank 1 of term 1, with one batch pending.
 fn actor_with_a_pending_batch(seat: &mut Seat) -> Actor<Reply> {
+    actor_with_pending(seat, 1)
+}
+
+/// The same, with so many records in that batch.
+fn actor_with_pending(seat: &mut Seat, records: usize) -> Actor<Reply> {
     let mut actor = Actor::new(Replica::new(1, 0), 0, vec![Arc::new(Seen::new(0))]);
     seat.hear_blank(&mut actor, 1, Some(own_blank(1, 1)))
         .expect("a blank");
     actor.begin_turn(Moment::at(UnixMs(1)));
-    let create = Command::CreatePromotion {
-        promotion_id: PromotionId::new("A").expect("an id"),
-        quantity: 1,
-        terms: Box::new(Terms::default()),
-    };
-    actor
-        .handle_command(Place(0), &create, Reply::to_nobody())
-        .expect("a command");
+    for record in 0..records {
+        let create = create(&format!("A{record}"));
+        actor
+            .handle_command(Place(0), &create, Reply::to_nobody())
+            .expect("a command");
+    }
     actor.end_turn(true);
     assert_eq!((actor.deciding(), actor.pending()), (true, 1));
     actor
@@ -94,4 +105,46 @@ async fn a_blank_of_another_node_ends_what_was_pending_and_the_deciding() {
     seat.hear_blank(&mut actor, 3, Some(own_blank(1, 3)))
         .expect("a blank");
     assert!(actor.deciding());
+}
+
+#[tokio::test]
+async fn what_waits_beside_many_records_is_decided_when_it_is_half_as_many_or_the_log_has_spoken() {
+    let mut seat = seat();
+    let mut actor = actor_with_pending(&mut seat, 20);
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let ask = |number: usize| {
+        let mailbox = seat.group.mailbox.clone();
+        let command = create(&format!("B{number}"));
+        spawn(async move { mailbox.ask(Place(0), &[&command], deadline).await })
+    };
+    let asked: Vec<_> = (0..9).map(ask).collect();
+    while seat.group.mailbox.depth() < asked.len() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!seat.takes_turn(&actor));
+    let tenth = ask(9);
+    while seat.group.mailbox.depth() == asked.len() {
+        tokio::task::yield_now().await;
+    }
+    assert!(seat.takes_turn(&actor));
+    // One of them is enough once nothing else is on its way.
+    while seat.group.mailbox.depth() > 1 {
+        seat.group.mailbox.take_command();
+    }
+    assert!(!seat.takes_turn(&actor));
+    let mut effects = Vec::new();
+    actor.take_effects(&mut effects);
+    let proposed = effects.into_iter().find_map(|effect| match effect {
+        Effect::Propose { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    actor
+        .handle_batch(2, &proposed.expect("a proposal"))
+        .expect("its own batch");
+    assert!(seat.takes_turn(&actor));
+    // Who was taken out of the mailbox and not decided is told so; the last one still waits.
+    for asked in asked {
+        asked.await.expect("a task");
+    }
+    tenth.abort();
 }
