@@ -19,8 +19,8 @@ impl<R> Actor<R> {
     }
 
     /// Whether a turn for `waiting` commands is worth an entry of its own now. Every entry costs the same beside what it holds, on
-    /// every replica, so while many records are on their way what waits gathers until it is half as many. It never waits
-    /// longer than until the next word of the log, with which fewer are on their way.
+    /// every replica, so while many records are on their way what waits gathers until it is half as many. With every
+    /// word of the log fewer are on their way, so it never waits longer than until those of now have ended.
     pub fn pays(&self, waiting: usize) -> bool {
         let pending = self.pending.iter().map(|pending| pending.decided.len());
         let pending: usize = pending.sum();
