@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{OrderId, Pin, PromotionId, TryId, UnixMs};
-use crate::order::{GrantedItem, Items, Order, ReturnReason};
+use crate::order::{GrantedItem, GrantedItems, Items, Order, ReturnReason};
 use crate::promotion::{
     Channel, Channels, Limits, Price, PromotionState, PromotionView, Rate, Terms,
 };
@@ -245,7 +245,7 @@ pub struct Granted {
     /// Until when it waits for payment.
     pub pay_by: UnixMs,
     /// What was granted, and what remained right after.
-    pub items: Vec<GrantedItem>,
+    pub items: GrantedItems,
 }
 
 /// What a shard answers.

@@ -6,11 +6,13 @@
 use std::io::{Read, Write};
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use crate::batch::{Batch, Tag};
 use crate::codec::{self, DecodeError};
 use crate::ids::Place;
 use crate::record::Record;
-use crate::shard::{ApplyError, PREFETCH_MAX, Shard, Shown};
+use crate::shard::{Ahead, ApplyError, PREFETCH_MAX, Shard, Shown};
 
 /// The version of a saved state's head that is written today.
 const HEAD_VERSION: u8 = 2;
@@ -103,26 +105,31 @@ impl Replica {
             self.voids.push(index);
             return Ok(Folded::Void);
         }
-        let mut ahead = batch.records();
-        for (place, record) in ahead.by_ref().take(PREFETCH_MAX) {
-            self.prefetch(place, record);
-        }
-        for (place, record) in batch.records() {
-            if let Some((place, record)) = ahead.next() {
-                self.prefetch(place, record);
+        let mut records = batch.records();
+        loop {
+            let next: SmallVec<[_; PREFETCH_MAX]> = records.by_ref().take(PREFETCH_MAX).collect();
+            if next.is_empty() {
+                break;
             }
-            if self.is_of(place) {
-                self.shard_mut(place)?.apply(record)?;
+            self.prefetch(&next);
+            for (place, record) in next {
+                if self.is_of(place) {
+                    self.shard_mut(place)?.apply(record)?;
+                }
             }
         }
         self.tail = batch.me;
         Ok(Folded::Effective)
     }
 
-    fn prefetch(&self, place: Place, record: &Record) {
-        if let Some(shard) = self.position(place).and_then(|at| self.shards.get(at)) {
-            shard.prefetch_record(record);
+    fn prefetch(&self, records: &[(Place, &Record)]) {
+        let mut ahead = Ahead::default();
+        for (place, record) in records {
+            if let Some(shard) = self.position(*place).and_then(|at| self.shards.get(at)) {
+                ahead.record(shard, record);
+            }
         }
+        ahead.fetch();
     }
 
     /// The shard at a place.

@@ -7,7 +7,6 @@
 //! Invariant: a key is in it before anybody can be told anything that rests on the shard knowing that key.
 
 use std::hash::{BuildHasher, Hasher};
-use std::hint::black_box;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -99,18 +98,21 @@ impl Seen {
         if block.has(key) {
             return;
         }
+        // One thread inserts, so nobody else writes between a load and its store.
         for bit in key.bits() {
-            block.0[bit / 64].fetch_or(1 << (bit % 64), Ordering::Release);
+            let word = &block.0[bit / 64];
+            let bits = word.load(Ordering::Relaxed);
+            word.store(bits | 1 << (bit % 64), Ordering::Release);
         }
-        self.keys.fetch_add(1, Ordering::Release);
+        let keys = self.keys.load(Ordering::Relaxed);
+        self.keys.store(keys + 1, Ordering::Release);
     }
 
-    /// Has the processor fetch what inserting a key will look at, without waiting for it.
-    pub fn prefetch(&self, key: Key) {
-        let number = filter_of(self.keys.load(Ordering::Relaxed));
-        if let Some(filter) = number.and_then(|number| self.filters[number].get()) {
-            black_box(key.block_in(filter).0[0].load(Ordering::Relaxed));
-        }
+    /// A word of what inserting a key will look at.
+    pub(crate) fn place(&self, key: Key) -> Option<&AtomicU64> {
+        let number = filter_of(self.keys.load(Ordering::Relaxed))?;
+        let filter = self.filters[number].get()?;
+        Some(&key.block_in(filter).0[0])
     }
 
     /// Whether a key may have been put in.

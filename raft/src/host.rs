@@ -288,9 +288,8 @@ impl Seat {
             }
             commands += self.next.len();
             if self.next.len() > 1 {
-                for (place, command, _) in &self.next {
-                    actor.prefetch(*place, command);
-                }
+                let next = self.next.iter();
+                actor.prefetch(next.map(|(place, command, _)| (*place, command)));
             }
             for (place, command, reply) in self.next.drain(..) {
                 actor.handle_command(place, &command, reply)?;

@@ -4,11 +4,14 @@
 //! Invariant: every command handed over is answered exactly once. A reply that is dropped
 //! answers `outcome_unknown` by itself, so no caller waits for ever or is told what may be wrong.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use crossbeam::queue::SegQueue;
+use futures::task::AtomicWaker;
 use qiang_engine::{Answer, Command, Place, Refusal, Replica, Tag};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::Notify;
@@ -38,7 +41,7 @@ pub struct Reply(Option<(Arc<Gathering>, usize)>);
 struct Gathering {
     answers: Mutex<Each<Option<Outcome>>>,
     lacking: AtomicUsize,
-    complete: Notify,
+    waiter: AtomicWaker,
 }
 
 impl Reply {
@@ -71,7 +74,7 @@ impl Gathering {
         Arc::new(Gathering {
             answers: Mutex::new(smallvec![None; count]),
             lacking: AtomicUsize::new(count),
-            complete: Notify::new(),
+            waiter: AtomicWaker::new(),
         })
     }
 
@@ -81,17 +84,29 @@ impl Gathering {
             *answer = Some(outcome);
         }
         if self.lacking.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.complete.notify_one();
+            self.waiter.wake();
         }
     }
 
     /// The answers that there are by `deadline`, and `outcome_unknown` for those that there are not.
     async fn until(&self, deadline: Instant) -> Each<Outcome> {
         // Whether all are there or the time is over, what is there is told.
-        let _ = timeout_at(deadline, self.complete.notified()).await;
+        let _ = timeout_at(deadline, self.complete()).await;
         let answers = std::mem::take(&mut *self.lock());
         let or_unknown = |answer: Option<Outcome>| answer.unwrap_or(Err(Refusal::OutcomeUnknown));
         answers.into_iter().map(or_unknown).collect()
+    }
+
+    async fn complete(&self) {
+        poll_fn(|context| {
+            // First be known, then look: an answer that comes in between wakes.
+            self.waiter.register(context.waker());
+            match self.lacking.load(Ordering::Acquire) {
+                0 => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Each<Option<Outcome>>> {

@@ -9,7 +9,7 @@ use crate::limits::{
     EXPIRE_BITE_IDLE, FORGET_BITE, RECORDS_ON_THEIR_WAY_FEW,
 };
 use crate::record::Record;
-use crate::shard::{Decision, Due, Moment, Shard, Tell};
+use crate::shard::{Ahead, Decision, Due, Moment, Shard, Tell};
 
 impl<R> Actor<R> {
     /// Whether a turn may accept anything now: the actor decides, and few enough batches are on
@@ -38,12 +38,15 @@ impl<R> Actor<R> {
         self.turn.decided.len() >= BATCH_RECORDS_MAX
     }
 
-    /// Has the processor fetch what deciding `command` on the shard at `place` will look at. It pays when several commands are
-    /// about to be decided, and this is called for all of them first.
-    pub fn prefetch(&self, place: Place, command: &Command) {
-        if let Some(shard) = self.replica.shards.get(place.index()) {
-            shard.prefetch(command);
+    /// Has the processor fetch what deciding these commands, each on the shard at its place, will look at.
+    pub fn prefetch<'c>(&self, commands: impl Iterator<Item = (Place, &'c Command)>) {
+        let mut ahead = Ahead::default();
+        for (place, command) in commands {
+            if let Some(shard) = self.replica.shards.get(place.index()) {
+                ahead.command(shard, command);
+            }
         }
+        ahead.fetch();
     }
 
     /// Decides one command of a client, or of another shard, on the shard at `place`.
@@ -176,16 +179,20 @@ impl<R> Actor<R> {
             .pending
             .back()
             .map_or(self.replica.tail, |pending| pending.me);
-        let decided = std::mem::take(&mut self.turn.decided);
+        // The next turn is likely to decide about as much.
+        let next = Vec::with_capacity(self.turn.decided.len());
+        let decided = std::mem::replace(&mut self.turn.decided, next);
         self.effects.push(Effect::Propose {
             tag: me,
             bytes: Batch::encode_decided(me, prev, &decided),
         });
+        let next = Vec::with_capacity(self.turn.waiting.len());
+        let waiting = std::mem::replace(&mut self.turn.waiting, next);
         self.pending.push_back(Pending {
             me,
             decided,
             touched: self.replica.take_touched(),
-            waiting: std::mem::take(&mut self.turn.waiting),
+            waiting,
         });
     }
 

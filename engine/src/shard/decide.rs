@@ -9,7 +9,7 @@ use crate::command::{Answer, Code, Command, Grab, Granted, Rejection};
 use crate::early::closed_to;
 use crate::ids::{PromotionId, UnixMs};
 use crate::limits::{ORDERS_MAX, PAYMENT_TIMEOUT_MS_MAX};
-use crate::order::{CartPart, CartRole, GrantedItem, Item, Items, OrderState, ReturnReason};
+use crate::order::{CartPart, CartRole, GrantedItems, Item, Items, OrderState, ReturnReason};
 use crate::promotion::Promotion;
 use crate::record::{self, Record, ReturnedFrom};
 
@@ -383,8 +383,8 @@ impl Shard {
             }
             _ => None,
         };
-        let items: Vec<GrantedItem> = match whole {
-            Some(items) => items.to_vec(),
+        let items: GrantedItems = match whole {
+            Some(items) => items.clone(),
             None => self.lines(slot).map(|line| self.item_of(line)).collect(),
         };
         Answer::Granted(Granted {

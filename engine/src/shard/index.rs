@@ -9,8 +9,6 @@
 //!
 //! Invariant: a part is sorted by tag, and there is no gap between an entry and its home.
 
-use std::hint::black_box;
-
 /// Parts of one index.
 const PARTS: usize = 256;
 
@@ -78,10 +76,13 @@ impl Index {
             .map(|place| slot_of(part.entries[place]))
     }
 
-    /// Has the processor fetch where an entry with this hash is or would be, without waiting for it.
-    pub(super) fn prefetch(&self, hash: u64) {
+    /// A word of each cache line that a search for this hash, or an insertion, most often looks at.
+    pub(super) fn ahead(&self, hash: u64) -> impl Iterator<Item = &u64> {
+        const LINE_ENTRIES: usize = 64 / size_of::<u64>();
         let part = &self.parts[part_of(hash)];
-        black_box(part.entries.get(part.home(tag_of_hash(hash))).copied());
+        let home = part.home(tag_of_hash(hash));
+        let places = [home, home + LINE_ENTRIES].into_iter();
+        places.filter_map(|place| part.entries.get(place))
     }
 
     /// Adds a slot whose key is not in the index.

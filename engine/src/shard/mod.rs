@@ -38,7 +38,7 @@ pub use apply::ApplyError;
 pub use attempts::{Attempts, Moment};
 pub use decide::Decision;
 pub use due::{Due, Tell};
-pub use prefetch::PREFETCH_MAX;
+pub use prefetch::{Ahead, PREFETCH_MAX};
 
 use crate::ids::{OrderId, Pin, PromotionId, TryId, UnixMs};
 use crate::order::{Buyer, CartPart, GrantedItem, Order};

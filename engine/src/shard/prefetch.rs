@@ -1,72 +1,96 @@
-//! What a command or a record will look at, fetched ahead. A shard of a million orders does not fit a processor's cache, so each
-//! of its tables makes a grab wait for memory; the waits of several grabs overlap if all are begun before the first is
-//! decided or applied.
+//! What commands or records will look at, fetched ahead. A shard of a million orders does not fit a processor's cache, so each
+//! of its tables makes a grab wait for memory. Here the places that several grabs will look at are gathered first and then looked
+//! at one right after the other, so that all those waits overlap.
 //!
 //! Nothing is decided here: without it every answer would be the same.
 
+use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use smallvec::SmallVec;
 
 use super::{Shard, ip_bytes};
 use crate::command::Command;
 use crate::ids::{OrderId, Pin, PromotionId};
 use crate::record::Record;
 
-/// Commands or records whose memory is fetched together: about as many as a processor has waits for memory under way, a few
-/// for each.
+/// Commands or records whose memory is fetched together.
 pub const PREFETCH_MAX: usize = 16;
 
-impl Shard {
-    /// Has the processor fetch what deciding `command` will look at, without waiting for it.
-    pub fn prefetch(&self, command: &Command) {
+/// Keys of a grab of one item: an order id, a pin and an ip.
+const GRAB_KEYS: usize = 3;
+
+/// Places in memory that will be looked at soon.
+#[derive(Debug, Default)]
+pub struct Ahead<'a> {
+    tables: SmallVec<[&'a u64; 2 * GRAB_KEYS * PREFETCH_MAX]>,
+    filters: SmallVec<[&'a AtomicU64; GRAB_KEYS * PREFETCH_MAX]>,
+}
+
+impl<'a> Ahead<'a> {
+    /// Adds what deciding `command` on `shard` will look at.
+    pub fn command(&mut self, shard: &'a Shard, command: &Command) {
         let grab = match command {
             Command::Grab(grab) => grab,
             Command::TryGrab(attempt) => &attempt.grab,
             Command::Confirm { order_id }
             | Command::Cancel { order_id, .. }
-            | Command::GetOrder { order_id } => return self.prefetch_order(order_id),
+            | Command::GetOrder { order_id } => return self.order(shard, order_id),
             _ => return,
         };
         let promotions = grab.items.iter().map(|item| &item.promotion_id);
-        self.prefetch_grab(&grab.order_id, &grab.pin, grab.ip, promotions);
+        self.grab(shard, &grab.order_id, &grab.pin, grab.ip, promotions);
     }
 
-    /// Has the processor fetch what applying `record` will look at, without waiting for it.
-    pub(crate) fn prefetch_record(&self, record: &Record) {
+    /// Adds what applying `record` to `shard` will look at.
+    pub fn record(&mut self, shard: &'a Shard, record: &Record) {
         match record {
             Record::Granted(granted) => {
                 let promotions = granted.items.iter().map(|item| &item.promotion_id);
-                self.prefetch_grab(&granted.order_id, &granted.pin, granted.ip, promotions);
+                let (order_id, pin) = (&granted.order_id, &granted.pin);
+                self.grab(shard, order_id, pin, granted.ip, promotions);
             }
             Record::Confirmed { order_id, .. } | Record::Returned { order_id, .. } => {
-                self.prefetch_order(order_id);
+                self.order(shard, order_id);
             }
             _ => {}
         }
     }
 
-    fn prefetch_order(&self, order_id: &OrderId) {
-        let hash = self.hasher.hash(order_id.as_bytes());
-        self.order_index.prefetch(hash);
+    /// Looks at all of it.
+    pub fn fetch(self) {
+        let tables = self.tables.iter().map(|place| **place);
+        let filters = self.filters.iter();
+        let filters = filters.map(|place| place.load(Ordering::Relaxed));
+        black_box(tables.chain(filters).fold(0, |all, word| all ^ word));
     }
 
-    fn prefetch_grab<'a>(
-        &self,
+    fn order(&mut self, shard: &'a Shard, order_id: &OrderId) {
+        let hash = shard.hasher.hash(order_id.as_bytes());
+        self.tables.extend(shard.order_index.ahead(hash));
+    }
+
+    fn grab<'p>(
+        &mut self,
+        shard: &'a Shard,
         order_id: &OrderId,
         pin: &Pin,
         ip: IpAddr,
-        promotions: impl Iterator<Item = &'a PromotionId>,
+        promotions: impl Iterator<Item = &'p PromotionId>,
     ) {
-        self.prefetch_order(order_id);
+        self.order(shard, order_id);
         let (ip, bytes) = ip_bytes(ip);
         let ip = &ip[..bytes];
-        for number in promotions.filter_map(|id| self.promotion_number(id)) {
-            self.pins.prefetch(&self.hasher, number, pin.as_bytes());
-            self.ips.prefetch(&self.hasher, number, ip);
+        for number in promotions.filter_map(|id| shard.promotion_number(id)) {
+            let pin = shard.pins.ahead(&shard.hasher, number, pin.as_bytes());
+            let ip = shard.ips.ahead(&shard.hasher, number, ip);
+            self.tables.extend(pin.chain(ip));
         }
-        if let Some(seen) = &self.seen {
-            seen.prefetch(seen.order(order_id));
-            seen.prefetch(seen.pin(pin));
-            seen.prefetch(seen.ip(ip));
+        if let Some(seen) = &shard.seen {
+            let keys = [seen.order(order_id), seen.pin(pin), seen.ip(ip)];
+            self.filters
+                .extend(keys.into_iter().filter_map(|key| seen.place(key)));
         }
     }
 }

@@ -84,9 +84,14 @@ impl Usages {
             .map_or(0, |slot| self.slots.get(slot).units)
     }
 
-    /// Has the processor fetch where the entry of `key` is or would be, without waiting for it.
-    pub(super) fn prefetch(&self, hasher: &KeyHasher, promotion: u32, key: &[u8]) {
-        self.index.prefetch(hasher.hash_in(promotion, key));
+    /// What a search for `key` looks at: see [`Index::ahead`].
+    pub(super) fn ahead(
+        &self,
+        hasher: &KeyHasher,
+        promotion: u32,
+        key: &[u8],
+    ) -> impl Iterator<Item = &u64> {
+        self.index.ahead(hasher.hash_in(promotion, key))
     }
 
     /// One more order refers to `key`; returns the entry's slot.

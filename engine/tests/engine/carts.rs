@@ -295,7 +295,7 @@ impl Cluster {
             (Command::TryGrab(_), Ok(Answer::Granted(granted))) => {
                 coordinator
                     .granted
-                    .insert(shard, (granted.pay_by, granted.items.clone()));
+                    .insert(shard, (granted.pay_by, granted.items.to_vec()));
                 if coordinator.granted.len() == coordinator.parts.len() {
                     coordinator.sealing = true;
                     let granted = &coordinator.granted;

@@ -123,7 +123,7 @@ fn granted(order: &Order, replayed: bool) -> Answer {
         order_id: order.order_id.clone(),
         replayed,
         pay_by: order.pay_by,
-        items: whole.to_vec(),
+        items: whole.to_vec().into(),
     })
 }
 

@@ -59,6 +59,9 @@ pub(super) async fn read_body(mut body: Incoming, within: Duration) -> Result<By
 async fn collect(body: &mut Incoming) -> Result<Option<Bytes>, hyper::Error> {
     let mut first = Bytes::new();
     let mut whole: Vec<u8> = Vec::new();
+    // As it says itself; no more is taken than the bound, whatever it says.
+    let expected =
+        usize::try_from(body.size_hint().lower()).map_or(0, |bytes| bytes.min(BODY_BYTES_MAX));
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else {
             continue;
@@ -72,6 +75,7 @@ async fn collect(body: &mut Incoming) -> Result<Option<Bytes>, hyper::Error> {
             continue;
         }
         if whole.is_empty() {
+            whole.reserve(expected);
             whole.extend_from_slice(&first);
         }
         whole.extend_from_slice(&data);

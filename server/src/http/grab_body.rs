@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::json::{ChannelName, List, Object, Whole, parse};
+use super::json::{ChannelName, List, Object, Whole, parse, parse_quietly};
 use super::problem::Problem;
 
 /// Most grabs in one batch (the public contract).
@@ -73,11 +73,9 @@ impl<'de> Deserialize<'de> for ItemsBody {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BatchBody<'a> {
-    /// Elements are read one by one, so that a wrong one fails alone.
-    #[serde(borrow)]
-    grabs: List<&'a RawValue, 0, BATCH_GRABS_MAX>,
+#[serde(deny_unknown_fields, bound(deserialize = "G: Deserialize<'de>"))]
+struct BatchBody<G> {
+    grabs: List<G, 0, BATCH_GRABS_MAX>,
 }
 
 /// Reads one grab.
@@ -86,6 +84,10 @@ struct BatchBody<'a> {
 /// 400 `invalid_request` naming the member that is wrong.
 pub(super) fn parse_grab(body: &[u8]) -> Result<Grab, Problem> {
     let Object(body) = parse::<Object<GrabBody>>(body)?;
+    grab_of(body)
+}
+
+fn grab_of(body: GrabBody) -> Result<Grab, Problem> {
     let mut items = body.items.0;
     if items.len() > 1 {
         let given = items
@@ -113,7 +115,13 @@ pub(super) fn parse_grab(body: &[u8]) -> Result<Grab, Problem> {
 /// # Errors
 /// 400 `invalid_request` where the batch itself is wrong.
 pub(super) fn parse_batch(body: &[u8]) -> Result<Vec<Result<Grab, Problem>>, Problem> {
-    let Object(batch) = parse::<Object<BatchBody<'_>>>(body)?;
+    // Most often every element is a grab, and one reading is enough.
+    if let Ok(Object(batch)) = parse_quietly::<Object<BatchBody<Object<GrabBody>>>>(body) {
+        let grabs = batch.grabs.0.into_iter();
+        return Ok(grabs.map(|Object(grab)| grab_of(grab)).collect());
+    }
+    // Otherwise elements are read one by one, so that a wrong one fails alone.
+    let Object(batch) = parse::<Object<BatchBody<&RawValue>>>(body)?;
     let grabs = batch.grabs.0.into_iter();
     Ok(grabs
         .map(|grab| parse_grab(grab.get().as_bytes()))

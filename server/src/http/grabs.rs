@@ -116,7 +116,7 @@ mod tests {
             order_id: OrderId::new("o-1").unwrap(),
             replayed: true,
             pay_by: UnixMs(0),
-            items: vec![item],
+            items: vec![item].into(),
         };
         let mut out = Vec::new();
         assert_eq!(write_result(Ok(granted), &mut out), "replayed");

@@ -226,7 +226,7 @@ mod tests {
             order_id: OrderId::new("o-1001").unwrap(),
             replayed: false,
             pay_by: UnixMs(1_781_742_000_000),
-            items: vec![item("A", 1, 99)],
+            items: vec![item("A", 1, 99)].into(),
         };
         let text = concat!(
             r#"{"order_id":"o-1001","outcome":"granted","replayed":false,"pay_by":"2026-06-18T00:20:00.000Z","#,
@@ -236,7 +236,7 @@ mod tests {
         let items = vec![item("A", 1 << 31, u64::MAX), item("B", 10, 0)];
         let replayed = Granted {
             replayed: true,
-            items,
+            items: items.into(),
             ..granted
         };
         let read: Value = serde_json::from_slice(&granted_body(&replayed)).unwrap();
