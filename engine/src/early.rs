@@ -35,10 +35,7 @@ pub(crate) fn closed_to(promotion: &Promotion, channel: Channel, now: UnixMs) ->
 /// Refuses a grab for its first item, the promotion `shown`, in the order of [`Shard::decide`](crate::Shard::decide)'s checks;
 /// `None` if the shard is to decide. `seen` is what its shard has met. Attempts are not counted here.
 pub fn refuse(shown: &Shown, grab: &Grab, seen: &Seen, moment: &Moment) -> Option<Refused> {
-    let Shown {
-        promotion,
-        attempts,
-    } = shown;
+    let (promotion, attempts) = (shown.fixed(), shown.attempts());
     let item = grab.items.first()?;
     let refused = |code, counts| {
         let promotion_id = Some(item.promotion_id.clone());
@@ -51,7 +48,7 @@ pub fn refuse(shown: &Shown, grab: &Grab, seen: &Seen, moment: &Moment) -> Optio
     if let Some(retry_after_ms) = attempts.used_up(promotion, moment) {
         return refused(Code::RateLimited { retry_after_ms }, false);
     }
-    let remaining = promotion.counters.remaining;
+    let remaining = shown.counters().remaining;
     // Only the shard's owner begins a window of attempts.
     if remaining >= u64::from(item.quantity)
         || attempts.has_passed(promotion, moment)

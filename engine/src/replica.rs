@@ -12,7 +12,7 @@ use crate::batch::{Batch, Tag};
 use crate::codec::{self, DecodeError};
 use crate::ids::Place;
 use crate::record::Record;
-use crate::shard::{Ahead, ApplyError, PREFETCH_MAX, Shard, Shown};
+use crate::shard::{Ahead, ApplyError, Change, PREFETCH_MAX, Shard, Touched};
 
 /// The version of a saved state's head that is written today.
 const HEAD_VERSION: u8 = 2;
@@ -145,13 +145,20 @@ impl Replica {
         place.index().checked_sub(first)
     }
 
-    /// The promotions changed since the last call, as they are now.
-    pub fn take_touched(&mut self) -> Vec<Shown> {
+    /// The promotions changed since the last call, as they are now, each with the position of its shard.
+    pub fn take_touched(&mut self) -> Vec<(usize, Touched)> {
         let mut touched = Vec::new();
-        for shard in &mut self.shards {
-            shard.take_touched(&mut touched);
+        for (at, shard) in self.shards.iter_mut().enumerate() {
+            shard.take_touched(|one| touched.push((at, one)));
         }
         touched
+    }
+
+    /// What readers are to see now that what was touched is committed.
+    pub fn show(&mut self, touched: Vec<(usize, Touched)>) -> Vec<Change> {
+        let shards = &mut self.shards;
+        let touched = touched.into_iter();
+        touched.map(|(at, one)| shards[at].show(one)).collect()
     }
 
     /// Forgets which promotions were changed.

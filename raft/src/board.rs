@@ -8,19 +8,24 @@ use dashmap::DashMap;
 use fxhash::FxBuildHasher;
 use qiang_engine::promotion::Promotion;
 use qiang_engine::routing::shard_of;
-use qiang_engine::shard::Shown;
+use qiang_engine::shard::{Change, Shown};
 use qiang_engine::{PromotionId, ShardId};
 
 /// The committed counters of all promotions of this node's shards.
 #[derive(Debug, Clone, Default)]
 pub struct Board {
-    promotions: Arc<DashMap<PromotionId, Shown, FxBuildHasher>>,
+    promotions: Arc<DashMap<PromotionId, Arc<Shown>, FxBuildHasher>>,
 }
 
 impl Board {
-    /// Shows a promotion as it is committed.
-    pub fn publish(&self, shown: Shown) {
-        self.promotions.insert(shown.promotion.id.clone(), shown);
+    /// Shows what was committed.
+    pub fn publish(&self, change: Change) {
+        match change {
+            Change::Counters(shown, counters) => shown.set_counters(counters),
+            Change::Whole(shown) => {
+                self.promotions.insert(shown.id().clone(), shown);
+            }
+        }
     }
 
     /// Takes away what a shard has shown: it has no replica here any more, or begins from nothing.
@@ -30,7 +35,7 @@ impl Board {
 
     /// A promotion as it was last committed.
     pub fn get(&self, promotion_id: &PromotionId) -> Option<Promotion> {
-        self.look(promotion_id, |shown| shown.promotion.clone())
+        self.look(promotion_id, Shown::promotion)
     }
 
     /// Looks at a promotion as it was last committed.
@@ -43,6 +48,6 @@ impl Board {
     pub fn for_each(&self, mut look: impl FnMut(&Promotion)) {
         self.promotions
             .iter()
-            .for_each(|shown| look(&shown.promotion));
+            .for_each(|shown| look(&shown.promotion()));
     }
 }

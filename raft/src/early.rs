@@ -50,7 +50,7 @@ impl Early {
                 return None;
             }
             if refused.counts {
-                shown.attempts.count_early();
+                shown.attempts().count_early();
             }
             group.note_asked();
             Some(refused.rejection)

@@ -369,9 +369,9 @@ impl Seat {
                         self.group.quiescence.rouse();
                     }
                 }
-                Effect::Publish(promotions) => promotions
+                Effect::Publish(changes) => changes
                     .into_iter()
-                    .for_each(|shown| self.around.board.publish(shown)),
+                    .for_each(|change| self.around.board.publish(change)),
                 Effect::Ask {
                     guest,
                     order_id,

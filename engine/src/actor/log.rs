@@ -8,7 +8,7 @@ use super::{Actor, Effect, Fatal, Pending};
 use crate::batch::{Batch, Tag};
 use crate::command::Refusal;
 use crate::replica::{Folded, Replica};
-use crate::shard::Shard;
+use crate::shard::{Shard, Touched};
 
 impl<R> Actor<R> {
     /// A batch was committed at `index`.
@@ -36,7 +36,8 @@ impl<R> Actor<R> {
             folded == Folded::Effective,
             "a batch that follows the tail is effective"
         );
-        self.publish_touched();
+        let touched = self.replica.take_touched();
+        self.publish(touched);
         Ok(())
     }
 
@@ -67,9 +68,9 @@ impl<R> Actor<R> {
         self.replica = replica;
         self.show_orders();
         self.applied_index = index;
-        let shards = self.replica.shards.iter();
-        let promotions = shards.flat_map(Shard::shown_promotions).collect();
-        self.effects.push(Effect::Publish(promotions));
+        let shards = self.replica.shards.iter_mut();
+        let changes = shards.flat_map(Shard::show_all).collect();
+        self.effects.push(Effect::Publish(changes));
         Ok(())
     }
 
@@ -104,9 +105,7 @@ impl<R> Actor<R> {
             ..
         } = self.pending.pop_front().expect("it was looked at just now");
         self.replica.tail = me;
-        if !touched.is_empty() {
-            self.effects.push(Effect::Publish(touched));
-        }
+        self.publish(touched);
         self.effects.extend(waiting);
     }
 
@@ -134,10 +133,10 @@ impl<R> Actor<R> {
         Ok(())
     }
 
-    fn publish_touched(&mut self) {
-        let touched = self.replica.take_touched();
+    fn publish(&mut self, touched: Vec<(usize, Touched)>) {
         if !touched.is_empty() {
-            self.effects.push(Effect::Publish(touched));
+            let changes = self.replica.show(touched);
+            self.effects.push(Effect::Publish(changes));
         }
     }
 }

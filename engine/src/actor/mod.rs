@@ -27,7 +27,7 @@ use crate::ids::{OrderId, Place, PromotionId, TryId, UnixMs};
 use crate::record::Record;
 use crate::replica::Replica;
 use crate::seen::Seen;
-use crate::shard::{ApplyError, Moment, Shown, Tell};
+use crate::shard::{ApplyError, Change, Moment, Tell, Touched};
 
 /// What the actor wants done, in order. `R` is the host's handle for one caller's reply.
 #[derive(Debug)]
@@ -46,8 +46,8 @@ pub enum Effect<R> {
         /// The encoded batch.
         bytes: Vec<u8>,
     },
-    /// Show readers these promotions, which are committed as they are here.
-    Publish(Vec<Shown>),
+    /// Show readers this of promotions, which is committed.
+    Publish(Vec<Change>),
     /// Ask a cart's home what became of a try, then have this shard follow.
     Ask {
         /// The shard that asks.
@@ -96,7 +96,7 @@ struct Pending<R> {
     /// What was applied ahead of the log, for reverting.
     decided: Vec<(Place, Record)>,
     /// Promotions it touched, as they are once it is committed.
-    touched: Vec<Shown>,
+    touched: Vec<(usize, Touched)>,
     /// What waits for its commit.
     waiting: Vec<Effect<R>>,
 }

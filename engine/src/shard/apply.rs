@@ -184,6 +184,7 @@ impl Shard {
         self.promotion_names.insert(promotion.id.clone(), number);
         self.promotions.push(promotion.clone());
         self.attempts.push(Arc::default());
+        self.shown.push(None);
         self.is_touched.push(false);
         self.promotion_index
             .insert(self.hasher.hash(promotion.id.as_bytes()), number);
@@ -198,6 +199,7 @@ impl Shard {
         }
         let promotion = self.promotions.pop().expect("its number was found");
         self.attempts.pop();
+        self.shown.pop();
         self.touched.retain(|touched| *touched != number);
         self.is_touched.pop();
         self.promotion_names.remove(promotion_id);

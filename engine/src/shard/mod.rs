@@ -21,6 +21,7 @@ mod index;
 mod moves;
 mod orders;
 mod prefetch;
+mod shown;
 mod slab;
 mod snapshot;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use attempts::{Attempts, Moment};
 pub use decide::Decision;
 pub use due::{Due, Tell};
 pub use prefetch::{Ahead, PREFETCH_MAX};
+pub use shown::{Change, Shown, Touched};
 
 use crate::ids::{OrderId, Pin, PromotionId, TryId, UnixMs};
 use crate::order::{Buyer, CartPart, GrantedItem, Order};
@@ -59,7 +61,9 @@ pub struct Shard {
     promotion_index: Index,
     /// By number of the promotion. A clone of the shard shares them.
     attempts: Vec<Arc<Attempts>>,
-    /// Promotions changed since they were last taken, each once; for whoever shows them to readers.
+    /// By number of the promotion: what readers are shown of it, once it was committed. A clone of the shard shares them.
+    shown: Vec<Option<Arc<Shown>>>,
+    /// Promotions changed since they were last taken, each once.
     touched: Vec<u32>,
     /// Whether a promotion is among them, by number.
     is_touched: Vec<bool>,
@@ -81,15 +85,6 @@ pub struct Shard {
     seen: Option<Arc<Seen>>,
 }
 
-/// A promotion for readers: as it is at some moment, and its attempts, which go on being counted.
-#[derive(Debug, Clone)]
-pub struct Shown {
-    /// The promotion.
-    pub promotion: Promotion,
-    /// Its attempts, in the present window.
-    pub attempts: Arc<Attempts>,
-}
-
 impl Shard {
     /// An empty shard. `hash_seed` seeds the maps of keys that strangers choose; it changes no answer.
     pub fn new(hash_seed: u64) -> Self {
@@ -99,6 +94,7 @@ impl Shard {
             promotion_names: BTreeMap::new(),
             promotion_index: Index::new(),
             attempts: Vec::new(),
+            shown: Vec::new(),
             touched: Vec::new(),
             is_touched: Vec::new(),
             texts: Texts::new(),
@@ -198,45 +194,10 @@ impl Shard {
         self.seen = Some(seen);
     }
 
-    /// Adds to `into` the promotions changed since the last call, as they are now.
-    pub fn take_touched(&mut self, into: &mut Vec<Shown>) {
-        let mut touched = std::mem::take(&mut self.touched);
-        for number in touched.drain(..) {
-            // One whose creation was taken back is no longer there.
-            if let Some(is_touched) = self.is_touched.get_mut(number as usize) {
-                *is_touched = false;
-                into.extend(self.shown(number));
-            }
-        }
-        self.touched = touched;
-    }
-
-    /// Forgets which promotions were changed.
-    pub fn forget_touched(&mut self) {
-        for number in self.touched.drain(..) {
-            if let Some(is_touched) = self.is_touched.get_mut(number as usize) {
-                *is_touched = false;
-            }
-        }
-    }
-
-    /// All promotions as they are shown to readers.
-    pub fn shown_promotions(&self) -> Vec<Shown> {
-        let numbers = 0..u32::try_from(self.promotions.len()).unwrap_or(u32::MAX);
-        numbers.filter_map(|number| self.shown(number)).collect()
-    }
-
     fn touch(&mut self, number: u32) {
         if !std::mem::replace(&mut self.is_touched[number as usize], true) {
             self.touched.push(number);
         }
-    }
-
-    fn shown(&self, number: u32) -> Option<Shown> {
-        Some(Shown {
-            promotion: self.promotions.get(number as usize)?.clone(),
-            attempts: self.attempts.get(number as usize)?.clone(),
-        })
     }
 
     fn view_at(&self, number: u32, moment: &Moment) -> PromotionView {

@@ -11,7 +11,7 @@ use qiang_engine::actor::{Actor, Effect};
 use qiang_engine::batch::{Batch, Part, Tag};
 use qiang_engine::replica::Folded;
 use qiang_engine::seen::Seen;
-use qiang_engine::shard::{Decision, Moment};
+use qiang_engine::shard::{Change, Decision, Moment};
 use qiang_engine::{Place, Record, Replica};
 
 use crate::script::{self, BEGINNING, Words};
@@ -126,14 +126,15 @@ impl ActorScript {
                     records.join(", ")
                 )
             }
-            Effect::Publish(promotions) => {
-                let promotions = promotions.iter().map(|shown| {
-                    format!(
-                        "{} {} remaining",
-                        shown.promotion.id, shown.promotion.counters.remaining
-                    )
+            Effect::Publish(changes) => {
+                let changes = changes.into_iter().map(|change| {
+                    let (shown, remaining) = match change {
+                        Change::Whole(shown) => (shown.clone(), shown.counters().remaining),
+                        Change::Counters(shown, counters) => (shown, counters.remaining),
+                    };
+                    format!("{} {remaining} remaining", shown.id())
                 });
-                format!("publish {}", promotions.collect::<Vec<_>>().join(", "))
+                format!("publish {}", changes.collect::<Vec<_>>().join(", "))
             }
             Effect::Ask {
                 order_id,

@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 
 use qiang_engine::early::{self, Refused};
 use qiang_engine::seen::Seen;
-use qiang_engine::shard::Moment;
+use qiang_engine::shard::{Change, Moment};
 use qiang_engine::{Answer, Command, PromotionId, Rejection, Shard};
 
 use crate::story::{self, Listener};
@@ -31,12 +31,18 @@ impl Listener for Early {
         let Some(item) = grab.items.first() else {
             return;
         };
-        let mut shown = shard.shown_promotions().into_iter();
-        let Some(shown) = shown.find(|it| it.promotion.id == item.promotion_id) else {
+        let mut shard_shown = shard.clone();
+        let mut shown = shard_shown
+            .show_all()
+            .into_iter()
+            .map(|change| match change {
+                Change::Whole(shown) | Change::Counters(shown, _) => shown,
+            });
+        let Some(shown) = shown.find(|shown| *shown.id() == item.promotion_id) else {
             return;
         };
         let seen = Arc::new(Seen::new(1));
-        shard.clone().show_orders(seen.clone());
+        shard_shown.show_orders(seen.clone());
         self.refused = early::refuse(&shown, grab, &seen, moment);
         let attempts = shard.view(&item.promotion_id, moment).unwrap().attempts;
         self.attempts = Some((item.promotion_id.clone(), attempts));

@@ -1,5 +1,6 @@
 //! Shards that share a log: one actor decides for all of them, and each of them is what it would be with a log of its own.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -9,8 +10,8 @@ use qiang_engine::batch::Batch;
 use qiang_engine::replica::Head;
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::seen::Seen;
-use qiang_engine::shard::{ApplyError, Moment};
-use qiang_engine::{Command, Place, Record, Replica, ShardId, UnixMs};
+use qiang_engine::shard::{ApplyError, Change, Moment, Shown};
+use qiang_engine::{Command, Place, PromotionId, Record, Replica, ShardId, UnixMs};
 
 use crate::support::{Driven, create, grab, promotion_id};
 
@@ -21,6 +22,8 @@ const SHARED_BY: usize = 4;
 enum Event {
     /// A turn with grabs: each of a place, by a buyer, of so many units.
     Turn(Vec<(u8, u8, u32)>),
+    /// A turn that stops the promotion of a place, or resumes it.
+    Stop(u8, bool),
     /// The oldest proposal is committed.
     Commit,
     /// The newest is refused: it and nothing else is taken back, and a new stint begins.
@@ -31,9 +34,11 @@ enum Event {
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let place = 0..u8::try_from(SHARED_BY).unwrap();
-    let turn = proptest::collection::vec((place, 0..6u8, 1..4u32), 1..8);
+    let turn = proptest::collection::vec((place.clone(), 0..6u8, 1..4u32), 1..8);
+    let stop = (place, any::<bool>());
     let event = prop_oneof![
         4 => turn.prop_map(Event::Turn),
+        1 => stop.prop_map(|(place, stopped)| Event::Stop(place, stopped)),
         4 => Just(Event::Commit),
         1 => Just(Event::Refuse),
         1 => (1..900_000u64).prop_map(Event::Wait),
@@ -52,6 +57,8 @@ struct Shared {
     committed: Vec<(u64, Vec<u8>)>,
     follower: Replica,
     apart: Vec<Driven>,
+    /// What readers see.
+    shown: BTreeMap<PromotionId, Arc<Shown>>,
 }
 
 impl Shared {
@@ -68,6 +75,7 @@ impl Shared {
             committed: Vec::new(),
             follower: Replica::new(SHARED_BY, 2),
             apart: (3..).take(SHARED_BY).map(Driven::new).collect(),
+            shown: BTreeMap::new(),
         };
         shared.begin_stint();
         let sales = (0..SHARED_BY).map(|place| (place, create(&name(place), 20)));
@@ -92,15 +100,28 @@ impl Shared {
         self.actor.run_deadlines().unwrap();
         self.actor.run_chores(1_000).unwrap();
         self.actor.end_turn(true);
-        self.take_proposals();
+        self.take_effects();
     }
 
-    fn take_proposals(&mut self) {
+    fn take_effects(&mut self) {
         let mut effects = Vec::new();
         self.actor.take_effects(&mut effects);
         for effect in effects {
-            if let Effect::Propose { bytes, .. } = effect {
-                self.proposed.push(bytes);
+            match effect {
+                Effect::Propose { bytes, .. } => self.proposed.push(bytes),
+                Effect::Publish(changes) => {
+                    changes.into_iter().for_each(|change| self.show(change))
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn show(&mut self, change: Change) {
+        match change {
+            Change::Counters(shown, counters) => shown.set_counters(counters),
+            Change::Whole(shown) => {
+                self.shown.insert(shown.id().clone(), shown);
             }
         }
     }
@@ -121,7 +142,7 @@ impl Shared {
             }
         }
         self.committed.push((self.index, bytes));
-        self.take_proposals();
+        self.take_effects();
     }
 
     fn refuse(&mut self) {
@@ -149,7 +170,16 @@ impl Shared {
                 let commands = commands.collect();
                 self.turn(commands);
             }
-            Event::Turn(_) | Event::Commit => self.commit(),
+            Event::Stop(place, stopped) if self.actor.ready() => {
+                let place = usize::from(place);
+                let promotion_id = promotion_id(&name(place));
+                let command = Command::StopPromotion {
+                    promotion_id,
+                    stopped,
+                };
+                self.turn(vec![(place, command)]);
+            }
+            Event::Turn(_) | Event::Stop(..) | Event::Commit => self.commit(),
             Event::Refuse => self.refuse(),
             Event::Wait(ms) => {
                 self.now += ms;
@@ -160,6 +190,10 @@ impl Shared {
         }
         if self.actor.pending() == 0 {
             assert!(self.actor.replica().shards == self.follower.shards);
+        }
+        let committed = self.apart.iter().flat_map(|apart| apart.shard.promotions());
+        for promotion in committed {
+            assert_eq!(self.shown[&promotion.id].promotion(), *promotion);
         }
     }
 }
