@@ -18,6 +18,9 @@ const SPILL: usize = 16;
 /// Homes of a part that has any. It grows when less than one in eight is left.
 const HOMES_MIN: usize = 16;
 
+/// Cache lines from an entry's home on that a search or an insertion most often looks at.
+pub(super) const LINES_AHEAD: usize = 3;
+
 /// An unoccupied place. No tag is greater than a gap's, and no entry equals it: slots are below
 /// `u32::MAX`.
 const GAP: u64 = u64::MAX;
@@ -76,13 +79,13 @@ impl Index {
             .map(|place| slot_of(part.entries[place]))
     }
 
-    /// A word of each cache line that a search for this hash, or an insertion, most often looks at.
+    /// A word of each cache line that a search for this hash, or an insertion, most often looks at: [`LINES_AHEAD`] of them.
     pub(super) fn ahead(&self, hash: u64) -> impl Iterator<Item = &u64> {
         const LINE_ENTRIES: usize = 64 / size_of::<u64>();
         let part = &self.parts[part_of(hash)];
         let home = part.home(tag_of_hash(hash));
-        let places = [home, home + LINE_ENTRIES].into_iter();
-        places.filter_map(|place| part.entries.get(place))
+        let places = (home..).step_by(LINE_ENTRIES).take(LINES_AHEAD);
+        places.map_while(|place| part.entries.get(place))
     }
 
     /// Adds a slot whose key is not in the index.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
+use super::index::LINES_AHEAD;
 use super::{Shard, ip_bytes};
 use crate::command::Command;
 use crate::ids::{OrderId, Pin, PromotionId};
@@ -24,7 +25,7 @@ const GRAB_KEYS: usize = 3;
 /// Places in memory that will be looked at soon.
 #[derive(Debug, Default)]
 pub struct Ahead<'a> {
-    tables: SmallVec<[&'a u64; 2 * GRAB_KEYS * PREFETCH_MAX]>,
+    tables: SmallVec<[&'a u64; LINES_AHEAD * GRAB_KEYS * PREFETCH_MAX]>,
     filters: SmallVec<[&'a AtomicU64; GRAB_KEYS * PREFETCH_MAX]>,
 }
 

@@ -110,7 +110,9 @@ impl Shared {
             match effect {
                 Effect::Propose { bytes, .. } => self.proposed.push(bytes),
                 Effect::Publish(changes) => {
-                    changes.into_iter().for_each(|change| self.show(change))
+                    for change in changes {
+                        self.show(change);
+                    }
                 }
                 _ => {}
             }

@@ -98,7 +98,7 @@ fn write_item(item: &GrantedItem, out: &mut Vec<u8>) {
 }
 
 /// Appends decimal digits.
-fn write_number(mut number: u64, out: &mut Vec<u8>) {
+pub(super) fn write_number(mut number: u64, out: &mut Vec<u8>) {
     // 2⁶⁴ has twenty digits.
     let mut digits = [0; 20];
     let mut start = digits.len();
