@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use crossbeam::sync::{ShardedLock, ShardedLockReadGuard};
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use openraft::{Instant, Raft, RaftMetrics};
 use qiang_engine::actor::Actor;
@@ -32,8 +33,8 @@ pub struct ShardGroup {
     pub mailbox: Mailbox,
     pub quiescence: Arc<Quiescence>,
     pub contacts: Arc<Contacts>,
-    /// Present while the group runs on this node.
-    running: RwLock<Option<Running>>,
+    /// Present while the group runs on this node. Threads that read it do not write to the same memory for it.
+    running: ShardedLock<Option<Running>>,
     /// Set while the leadership is being handed over: commands wait, nothing new is decided.
     pub paused: AtomicBool,
     /// Log index up to which the actor has taken committed entries.
@@ -136,7 +137,7 @@ impl ShardGroup {
             mailbox,
             quiescence,
             contacts: Arc::default(),
-            running: RwLock::default(),
+            running: ShardedLock::default(),
             paused: AtomicBool::new(false),
             applied: watch::Sender::new(0),
             voids: RwLock::default(),
@@ -196,7 +197,7 @@ impl ShardGroup {
             .map(|running| look(&running.metrics.borrow()))
     }
 
-    fn read_running(&self) -> RwLockReadGuard<'_, Option<Running>> {
+    fn read_running(&self) -> ShardedLockReadGuard<'_, Option<Running>> {
         self.running.read().unwrap_or_else(PoisonError::into_inner)
     }
 
