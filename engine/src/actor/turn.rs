@@ -179,20 +179,16 @@ impl<R> Actor<R> {
             .pending
             .back()
             .map_or(self.replica.tail, |pending| pending.me);
-        // The next turn is likely to decide about as much.
-        let next = Vec::with_capacity(self.turn.decided.len());
-        let decided = std::mem::replace(&mut self.turn.decided, next);
+        let decided = take(&mut self.turn.decided);
         self.effects.push(Effect::Propose {
             tag: me,
             bytes: Batch::encode_decided(me, prev, &decided),
         });
-        let next = Vec::with_capacity(self.turn.waiting.len());
-        let waiting = std::mem::replace(&mut self.turn.waiting, next);
         self.pending.push_back(Pending {
             me,
             decided,
             touched: self.replica.take_touched(),
-            waiting,
+            waiting: take(&mut self.turn.waiting),
         });
     }
 
@@ -314,6 +310,12 @@ impl<R> Actor<R> {
     pub fn moment(&self) -> &Moment {
         &self.turn.moment
     }
+}
+
+/// Takes what a turn has gathered, and leaves room for as much: the next one is likely to be like it.
+fn take<T>(gathered: &mut Vec<T>) -> Vec<T> {
+    let room = gathered.len();
+    std::mem::replace(gathered, Vec::with_capacity(room))
 }
 
 fn place_at(index: usize) -> Place {
