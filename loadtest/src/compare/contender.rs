@@ -28,7 +28,10 @@ pub enum Contender {
     /// qiang on one node.
     One,
     /// qiang on four nodes.
-    Four,
+    Four {
+        /// How many of them the connections go to; the first leads all shards when it starts.
+        asked: usize,
+    },
     /// Redis with a script.
     Redis(Settings),
     /// A bare HTTP server.
@@ -78,7 +81,11 @@ impl Contender {
         let mut servers = Servers::new(&ground.directory, Arc::clone(&ground.stop))?;
         let (targets, pids) = match self {
             Contender::One => start_one(&mut servers, ground)?,
-            Contender::Four => start_four(&mut servers, ground)?,
+            Contender::Four { asked } => {
+                let (mut targets, pids) = start_four(&mut servers, ground)?;
+                targets.truncate(asked);
+                (targets, pids)
+            }
             Contender::Redis(settings) => {
                 let address = redis::start(&mut servers, settings)?;
                 (vec![address], servers.pids())
@@ -106,7 +113,7 @@ impl Running {
         };
         let disk = disk::probe(self.servers.home())?;
         let (driven, client_cpu_seconds, server) = match self.contender {
-            Contender::One | Contender::Four => self.drive_qiang(ground, plan)?,
+            Contender::One | Contender::Four { .. } => self.drive_qiang(ground, plan)?,
             Contender::Redis(settings) => {
                 let run = RunId::now();
                 let (script, workload) = (settings.script, &plan.workload);

@@ -213,13 +213,20 @@ fn four_nodes() -> Vec<Row> {
         cases: vec![
             case(
                 "qiang, four nodes",
-                Contender::Four,
+                Contender::Four { asked: 4 },
                 Name::Spread,
                 connections,
             ),
             case(
                 "Redis q_min.lua, 1 + 3, always, WAIT 2",
                 REPLICATED_FEWEST,
+                Name::Spread,
+                connections,
+            ),
+            // As Redis is: its clients know where its master is.
+            case(
+                "qiang, four nodes, all connections to the first",
+                Contender::Four { asked: 1 },
                 Name::Spread,
                 connections,
             ),
