@@ -145,20 +145,22 @@ impl Replica {
         place.index().checked_sub(first)
     }
 
-    /// The promotions changed since the last call, as they are now, each with the position of its shard.
-    pub fn take_touched(&mut self) -> Vec<(usize, Touched)> {
+    /// The promotions changed since the last call, as they are now, each with its shard. Of a state of all shards.
+    pub fn take_touched(&mut self) -> Vec<(Place, Touched)> {
         let mut touched = Vec::new();
-        for (at, shard) in self.shards.iter_mut().enumerate() {
-            shard.take_touched(|one| touched.push((at, one)));
+        for (place, shard) in (0..).map(Place).zip(&mut self.shards) {
+            shard.take_touched(|one| touched.push((place, one)));
         }
         touched
     }
 
     /// What readers are to see now that what was touched is committed.
-    pub fn show(&mut self, touched: Vec<(usize, Touched)>) -> Vec<Change> {
+    pub fn show(&mut self, touched: Vec<(Place, Touched)>) -> Vec<Change> {
         let shards = &mut self.shards;
         let touched = touched.into_iter();
-        touched.map(|(at, one)| shards[at].show(one)).collect()
+        touched
+            .map(|(place, one)| shards[place.index()].show(one))
+            .collect()
     }
 
     /// Forgets which promotions were changed.

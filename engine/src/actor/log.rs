@@ -7,6 +7,7 @@
 use super::{Actor, Effect, Fatal, Pending};
 use crate::batch::{Batch, Tag};
 use crate::command::Refusal;
+use crate::ids::Place;
 use crate::replica::{Folded, Replica};
 use crate::shard::{Shard, Touched};
 
@@ -133,7 +134,7 @@ impl<R> Actor<R> {
         Ok(())
     }
 
-    fn publish(&mut self, touched: Vec<(usize, Touched)>) {
+    fn publish(&mut self, touched: Vec<(Place, Touched)>) {
         if !touched.is_empty() {
             let changes = self.replica.show(touched);
             self.effects.push(Effect::Publish(changes));

@@ -96,7 +96,7 @@ struct Pending<R> {
     /// What was applied ahead of the log, for reverting.
     decided: Vec<(Place, Record)>,
     /// Promotions it touched, as they are once it is committed.
-    touched: Vec<(usize, Touched)>,
+    touched: Vec<(Place, Touched)>,
     /// What waits for its commit.
     waiting: Vec<Effect<R>>,
 }
