@@ -19,10 +19,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::node::Node;
-use crate::peer::{Answering, Handler, Incoming, Lane};
+use crate::peer::{Handler, Incoming, Lane, Responder};
 use crate::rpc::{
-    Append, Beat, Forwarded, Introduction, Kind, MetaRequest, RecoverRequest, Scoped, ShardRequest,
-    SnapshotChunk, SnapshotInstall, encode_answer,
+    Append, Beat, ForwardAnswer, Forwarded, Introduction, Kind, MetaRequest, RecoverRequest,
+    Scoped, ShardRequest, SnapshotChunk, SnapshotInstall, encode_answer,
 };
 use crate::snapshot::SnapshotFile;
 use crate::types::TypeConfig;
@@ -54,10 +54,10 @@ impl Answers {
 }
 
 impl Handler for Answers {
-    fn handle(&self, from: Incoming, kind: u8, payload: Bytes) -> Answering {
+    fn handle(&self, from: Incoming, kind: u8, payload: Bytes, to: Responder) {
         let Some(kind) = Kind::from_u8(kind) else {
             tracing::warn!(from = from.from, kind, "a message of an unknown kind");
-            return Box::pin(std::future::ready(None));
+            return to.hang_up();
         };
         let allowed = match kind {
             Kind::Introduce => true,
@@ -70,32 +70,36 @@ impl Handler for Answers {
                 ?kind,
                 "a message that its sender may not send"
             );
-            return Box::pin(std::future::ready(None));
+            return to.hang_up();
         }
         let (node, transfers) = (self.node.clone(), self.transfers.clone());
-        Box::pin(async move {
-            let answer = match kind {
-                Kind::Append => reply(&append(&node, &payload).await),
-                Kind::Vote => reply(&vote(&node, &payload, false).await),
-                Kind::PreVote => reply(&vote(&node, &payload, true).await),
-                Kind::TransferLeader => reply(&transfer_leader(&node, &payload).await),
-                Kind::SnapshotChunk => {
-                    reply(&receive_chunk(&node, transfers, from.from, &payload).await)
-                }
-                Kind::SnapshotInstall => {
-                    reply(&install(&node, &transfers, from.from, &payload).await)
-                }
-                Kind::Forward => reply(&forwarded(&node, &payload).await),
-                Kind::Meta => reply(&meta(&node, &payload).await),
-                Kind::Report => reply(&Ok(node.report())),
-                Kind::Introduce => reply::<Introduction>(&Ok(node.introduction())),
-                Kind::Shard => return shard(&node, &payload).await,
-                Kind::Beat => reply(&beat(&node, from.from, &payload)),
-                Kind::Quiesce => reply(&quiesce(&node, from.from, &payload)),
-                Kind::Recover => return recover(&node, &payload).await,
-            };
-            Some(answer)
-        })
+        let from = from.from;
+        match kind {
+            Kind::Forward => forwarded(&node, &payload, to),
+            Kind::Report => to.answer(&reply(&Ok(node.report()))),
+            Kind::Introduce => to.answer(&reply::<Introduction>(&Ok(node.introduction()))),
+            Kind::Beat => to.answer(&reply(&beat(&node, from, &payload))),
+            Kind::Quiesce => to.answer(&reply(&quiesce(&node, from, &payload))),
+            Kind::Append => to.answer_with(async move { reply(&append(&node, &payload).await) }),
+            Kind::Vote => to.answer_with(async move { reply(&vote(&node, &payload, false).await) }),
+            Kind::PreVote => {
+                to.answer_with(async move { reply(&vote(&node, &payload, true).await) })
+            }
+            Kind::TransferLeader => {
+                to.answer_with(async move { reply(&transfer_leader(&node, &payload).await) })
+            }
+            Kind::SnapshotChunk => to.answer_with(async move {
+                reply(&receive_chunk(&node, transfers, from, &payload).await)
+            }),
+            Kind::SnapshotInstall => {
+                to.answer_with(
+                    async move { reply(&install(&node, &transfers, from, &payload).await) },
+                )
+            }
+            Kind::Meta => to.answer_with(async move { reply(&meta(&node, &payload).await) }),
+            Kind::Shard => to.answer_with(async move { shard(&node, &payload).await }),
+            Kind::Recover => to.answer_with(async move { recover(&node, &payload).await }),
+        }
     }
 }
 
@@ -269,9 +273,11 @@ fn quiesce(node: &Node, from: u64, payload: &[u8]) -> Result<bool, String> {
     Ok(node.stop_clock(from, &decode(payload)?))
 }
 
-async fn forwarded(node: &Node, payload: &[u8]) -> Result<crate::rpc::ForwardAnswer, String> {
-    let forwarded: Forwarded<Command> = decode(payload)?;
-    Ok(node.router().answer_forwarded(forwarded).await)
+fn forwarded(node: &Node, payload: &[u8], to: Responder) {
+    match decode::<Forwarded<Command>>(payload) {
+        Ok(forwarded) => node.router().answer_forwarded(forwarded, to),
+        Err(error) => to.answer(&reply::<ForwardAnswer>(&Err(error))),
+    }
 }
 
 async fn meta(node: &Node, payload: &[u8]) -> Result<crate::rpc::MetaAnswer, String> {
@@ -279,26 +285,26 @@ async fn meta(node: &Node, payload: &[u8]) -> Result<crate::rpc::MetaAnswer, Str
     Ok(node.answer_meta(request).await)
 }
 
-async fn shard(node: &Node, payload: &[u8]) -> Option<Bytes> {
+async fn shard(node: &Node, payload: &[u8]) -> Bytes {
     let request: ShardRequest = match decode(payload) {
         Ok(request) => request,
-        Err(error) => return Some(reply::<()>(&Err(error))),
+        Err(error) => return reply::<()>(&Err(error)),
     };
-    Some(match request {
+    match request {
         ShardRequest::Members { group } => reply(&node.members(GroupId(group)).await),
         ShardRequest::Flows { query } => reply(&Ok(node.flows_here(query).await)),
         ShardRequest::Stale { promotion_id } => reply(&Ok(node.stale_here(&promotion_id))),
-    })
+    }
 }
 
-async fn recover(node: &Node, payload: &[u8]) -> Option<Bytes> {
+async fn recover(node: &Node, payload: &[u8]) -> Bytes {
     let request: RecoverRequest = match decode(payload) {
         Ok(request) => request,
-        Err(error) => return Some(reply::<()>(&Err(error))),
+        Err(error) => return reply::<()>(&Err(error)),
     };
-    Some(match request {
+    match request {
         RecoverRequest::State => reply(&Ok(node.survivor_state())),
         RecoverRequest::Fence { incarnation } => reply(&node.fence(incarnation).await),
         RecoverRequest::Resume { groups } => reply(&node.resume(groups).await),
-    })
+    }
 }

@@ -95,13 +95,13 @@ pub async fn run_beats(node: Node) {
             return;
         }
         let groups = node.groups();
-        let beat: bytes::Bytes = codec::encode(&groups.liveness.own_beat()).into();
+        let beat = codec::encode(&groups.liveness.own_beat());
         node.watch_groups(&mut terms);
         let others = node.other_nodes().into_iter();
         for other in others.filter(|other| *other > node.node_id()) {
             let asked_at = Instant::now();
             let kind = Kind::Beat as u8;
-            let call = groups.peers.call(other, Lane::Control, kind, beat.clone());
+            let call = groups.peers.call(other, Lane::Control, kind, &beat);
             let (groups, patience) = (groups.clone(), 2 * interval);
             spawn(async move {
                 if let Ok(beat) = rpc::answer::<Beat>(call.within(patience).await) {

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::types::LogId;
-use crate::world::others_first;
+use crate::world::{others_first, spawn};
 
 /// Commands that may wait for one actor; past it the answer is `overloaded` at once.
 const MAILBOX_COMMANDS_MAX: usize = 32_768;
@@ -33,16 +33,22 @@ pub type Outcome = Result<Answer, Refusal>;
 pub type Each<T> = SmallVec<[T; 1]>;
 
 /// The reply to one of the commands that a caller has handed over together.
-#[derive(Debug)]
 pub struct Reply(Option<(Arc<Gathering>, usize)>);
 
-/// The answers that one caller waits for, in the order of the commands.
-#[derive(Debug)]
+/// The answers to commands that were handed over together, in the order of the commands.
 struct Gathering {
-    answers: Mutex<Each<Option<Outcome>>>,
+    gathered: Mutex<Gathered>,
     lacking: AtomicUsize,
     waiter: AtomicWaker,
 }
+
+struct Gathered {
+    answers: Each<Option<Outcome>>,
+    /// Who takes all answers, if nobody waits for them.
+    taker: Option<Taker>,
+}
+
+type Taker = Box<dyn FnOnce(Each<Outcome>) + Send>;
 
 impl Reply {
     /// A reply that nobody waits for.
@@ -70,9 +76,10 @@ impl Drop for Reply {
 }
 
 impl Gathering {
-    fn of(count: usize) -> Arc<Self> {
+    fn of(count: usize, taker: Option<Taker>) -> Arc<Self> {
+        let answers = smallvec![None; count];
         Arc::new(Gathering {
-            answers: Mutex::new(smallvec![None; count]),
+            gathered: Mutex::new(Gathered { answers, taker }),
             lacking: AtomicUsize::new(count),
             waiter: AtomicWaker::new(),
         })
@@ -80,11 +87,16 @@ impl Gathering {
 
     fn take(&self, position: usize, outcome: Outcome) {
         // A caller that stopped waiting learns the outcome when it repeats the order id.
-        if let Some(answer) = self.lock().get_mut(position) {
+        if let Some(answer) = self.lock().answers.get_mut(position) {
             *answer = Some(outcome);
         }
-        if self.lacking.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.waiter.wake();
+        if self.lacking.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let taker = self.lock().taker.take();
+        match taker {
+            Some(taker) => taker(self.told()),
+            None => self.waiter.wake(),
         }
     }
 
@@ -92,7 +104,11 @@ impl Gathering {
     async fn until(&self, deadline: Instant) -> Each<Outcome> {
         // Whether all are there or the time is over, what is there is told.
         let _ = timeout_at(deadline, self.complete()).await;
-        let answers = std::mem::take(&mut *self.lock());
+        self.told()
+    }
+
+    fn told(&self) -> Each<Outcome> {
+        let answers = std::mem::take(&mut self.lock().answers);
         let or_unknown = |answer: Option<Outcome>| answer.unwrap_or(Err(Refusal::OutcomeUnknown));
         answers.into_iter().map(or_unknown).collect()
     }
@@ -109,8 +125,8 @@ impl Gathering {
         .await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Each<Option<Outcome>>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -152,12 +168,20 @@ thread_local! {
 }
 
 /// A call on its way to an actor. It arrives when it is dropped, even if its caller gives up.
-struct Call<'a> {
-    mailbox: &'a Mailbox,
+struct Call {
+    mailbox: Mailbox,
     thread: u64,
 }
 
-impl Drop for Call<'_> {
+impl Call {
+    /// Arrives after everybody who is ready has spoken.
+    async fn soon(self) {
+        others_first().await;
+        drop(self);
+    }
+}
+
+impl Drop for Call {
     fn drop(&mut self) {
         let calls = &self.mailbox.0.calls;
         calls.fetch_and(!self.thread, Ordering::AcqRel);
@@ -193,13 +217,39 @@ impl Mailbox {
         if commands.is_empty() {
             return Each::new();
         }
-        let gathering = Gathering::of(commands.len());
-        for (position, command) in commands.iter().enumerate() {
-            let reply = Reply(Some((gathering.clone(), position)));
-            self.put(place, (*command).clone(), reply);
-        }
+        let gathering = Gathering::of(commands.len(), None);
+        let commands = commands.iter().map(|command| (*command).clone());
+        self.put_all(place, commands, &gathering);
         self.call().await;
         gathering.until(deadline).await
+    }
+
+    /// Hands commands over as [`Mailbox::ask`] does, without waiting: `taker` is given their answers when all are there.
+    pub fn ask_for(
+        &self,
+        place: Place,
+        commands: Vec<Command>,
+        taker: impl FnOnce(Each<Outcome>) + Send + 'static,
+    ) {
+        if commands.is_empty() {
+            return taker(Each::new());
+        }
+        let gathering = Gathering::of(commands.len(), Some(Box::new(taker)));
+        self.put_all(place, commands.into_iter(), &gathering);
+        if let Some(call) = self.begin_call() {
+            spawn(call.soon());
+        }
+    }
+
+    fn put_all(
+        &self,
+        place: Place,
+        commands: impl Iterator<Item = Command>,
+        gathering: &Arc<Gathering>,
+    ) {
+        for (position, command) in commands.enumerate() {
+            self.put(place, command, Reply(Some((gathering.clone(), position))));
+        }
     }
 
     fn put(&self, place: Place, command: Command, reply: Reply) {
@@ -213,17 +263,20 @@ impl Mailbox {
     /// Has the actor look around as soon as everybody who is ready on this thread has spoken, so that what comes together is
     /// decided together and wakes the actor's thread once.
     async fn call(&self) {
-        let thread = THREAD.with(|bit| *bit);
-        if self.0.calls.fetch_or(thread, Ordering::AcqRel) & thread != 0 {
-            // That call is still to come, and will be heard after what was just put here.
-            return;
+        if let Some(call) = self.begin_call() {
+            call.soon().await;
         }
-        let call = Call {
-            mailbox: self,
+    }
+
+    /// Begins a call, unless one is under way on this thread: that is still to come, and will be heard after what was
+    /// just put here.
+    fn begin_call(&self) -> Option<Call> {
+        let thread = THREAD.with(|bit| *bit);
+        let calls = self.0.calls.fetch_or(thread, Ordering::AcqRel);
+        (calls & thread == 0).then(|| Call {
+            mailbox: self.clone(),
             thread,
-        };
-        others_first().await;
-        drop(call);
+        })
     }
 
     /// Has the actor look around now.

@@ -114,3 +114,29 @@ fn threads_do_not_wait_for_the_calls_of_others() {
     slow.join().expect("the slow thread");
     quick.expect("the quick thread");
 }
+
+#[tokio::test]
+async fn who_takes_answers_without_waiting_is_given_all_of_them_once() {
+    let mailbox = Mailbox::new();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let commands = vec![get("A"), get("B"), get("C")];
+    mailbox.ask_for(Place(0), commands, |outcomes| {
+        tell.send(outcomes).expect("the test listens");
+    });
+    mailbox.stirred().await;
+    let mut taken: Vec<_> = std::iter::from_fn(|| mailbox.take_command()).collect();
+    let asked: Vec<&Command> = taken.iter().map(|(_, command, _)| command).collect();
+    assert_eq!(asked, [&get("A"), &get("B"), &get("C")]);
+    // The last first, and one that nobody answers.
+    let (_, _, last) = taken.pop().expect("three");
+    last.send(Err(Refusal::Unavailable));
+    let (_, _, first) = taken.swap_remove(0);
+    first.send(Err(Refusal::Overloaded));
+    drop(taken);
+    let expected = [
+        Err(Refusal::Overloaded),
+        Err(Refusal::OutcomeUnknown),
+        Err(Refusal::Unavailable),
+    ];
+    assert_eq!(told.await.expect("answers").as_slice(), expected);
+}

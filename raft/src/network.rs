@@ -131,8 +131,7 @@ impl Connection {
             group: self.group.0,
             what,
         });
-        self.peers
-            .call(self.target, lane, kind as u8, payload.into())
+        self.peers.call(self.target, lane, kind as u8, &payload)
     }
 
     async fn ask<T: DeserializeOwned>(

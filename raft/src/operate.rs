@@ -223,11 +223,11 @@ impl Node {
         what: &impl Serialize,
         patience: Duration,
     ) -> Result<T, rpc::Error> {
-        let payload = codec::encode(what).into();
+        let payload = codec::encode(what);
         let call = self
             .groups()
             .peers
-            .call(node, Lane::Control, kind as u8, payload);
+            .call(node, Lane::Control, kind as u8, &payload);
         rpc::answer(call.within(patience).await)
     }
 

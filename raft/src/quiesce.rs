@@ -332,11 +332,11 @@ impl Node {
             term: end.term,
             last_index: end.index,
         };
-        let payload: bytes::Bytes = codec::encode(&request).into();
+        let payload = codec::encode(&request);
         let patience = 2 * group.timing.beat();
         let asked = members.into_iter().map(|member| {
             let (peers, kind) = (&self.groups().peers, Kind::Quiesce as u8);
-            let call = peers.call(member, Lane::Control, kind, payload.clone());
+            let call = peers.call(member, Lane::Control, kind, &payload);
             async move { rpc::answer::<bool>(call.within(patience).await) }
         });
         let agreed = join_all(asked).await;

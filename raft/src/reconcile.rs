@@ -178,11 +178,11 @@ impl Node {
 
     async fn ask_members(&self, node: u64, group: GroupId) -> Option<Members> {
         let request = ShardRequest::Members { group: group.0 };
-        let payload = codec::encode(&request).into();
+        let payload = codec::encode(&request);
         let call = self
             .groups()
             .peers
-            .call(node, Lane::Control, Kind::Shard as u8, payload);
+            .call(node, Lane::Control, Kind::Shard as u8, &payload);
         rpc::answer(call.within(MEMBERS_TIMEOUT).await).ok()
     }
 

@@ -14,7 +14,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::impls::Vote;
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{EntryPayload, Membership};
@@ -223,11 +222,11 @@ impl Node {
         request: &RecoverRequest,
         patience: Duration,
     ) -> Result<T, rpc::Error> {
-        let payload: Bytes = codec::encode(request).into();
+        let payload = codec::encode(request);
         let call = self
             .groups()
             .peers
-            .call(node, Lane::Recovery, Kind::Recover as u8, payload);
+            .call(node, Lane::Recovery, Kind::Recover as u8, &payload);
         rpc::answer(call.within(patience).await)
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::early::Early;
 use crate::groups::Groups;
 use crate::mailbox::{Each, Outcome};
-use crate::peer::{CallError, Lane};
+use crate::peer::{CallError, Lane, Responder};
 use crate::rpc::{self, ForwardAnswer, Forwarded, Kind};
 use crate::types::TypeConfig;
 
@@ -196,31 +196,28 @@ impl Router {
         mailbox.ask(place, commands, deadline).await
     }
 
-    /// The answer to another node's question for a shard that it believes is led here.
-    pub async fn answer_forwarded(&self, forwarded: Forwarded<Command>) -> ForwardAnswer {
+    /// Answers another node's question for a shard that it believes is led here.
+    pub fn answer_forwarded(&self, forwarded: Forwarded<Command>, to: Responder) {
+        let answer =
+            |to: Responder, answer: ForwardAnswer| to.answer(&rpc::encode_answer(&Ok(answer)));
         let shard = ShardId(forwarded.shard);
-        let deadline = Instant::now() + Duration::from_millis(forwarded.patience_ms);
-        let elsewhere = |leader: Option<u64>| ForwardAnswer::Elsewhere {
-            leader: leader.filter(|leader| *leader != self.groups.node_id),
-        };
         if shard.0 >= SHARDS {
-            return elsewhere(None);
+            return answer(to, ForwardAnswer::Elsewhere { leader: None });
         }
         let group = self.groups.of(shard);
-        let leader = || group.look(|metrics| metrics.current_leader).flatten();
-        if group.look(|metrics| metrics.state.is_leader()) != Some(true) {
-            return elsewhere(leader());
+        let leads = |metrics: &RaftMetrics<TypeConfig>| metrics.state.is_leader();
+        if group.look(leads) != Some(true) {
+            let leader = group.look(|metrics| metrics.current_leader).flatten();
+            let leader = leader.filter(|leader| *leader != self.groups.node_id);
+            return answer(to, ForwardAnswer::Elsewhere { leader });
         }
         if let Some(refused) = self.refuse_early(shard, &forwarded.commands) {
-            return ForwardAnswer::Decided(refused.into_vec());
+            return answer(to, ForwardAnswer::Decided(refused.into_vec()));
         }
-        let commands: Vec<&Command> = forwarded.commands.iter().collect();
-        let outcomes = self.ask_here(shard, &commands, deadline).await;
-        let nothing_done = |outcome: &Outcome| matches!(outcome, Err(Refusal::Unavailable));
-        if outcomes.iter().all(nothing_done) {
-            return elsewhere(leader());
-        }
-        ForwardAnswer::Decided(outcomes.into_vec())
+        let place = self.groups.sharing.place_of(shard);
+        let taker =
+            move |outcomes: Each<Outcome>| answer(to, ForwardAnswer::Decided(outcomes.into_vec()));
+        group.mailbox.ask_for(place, forwarded.commands, taker);
     }
 
     /// Who leads a shard, as far as this node knows; where it runs no replica, another that has one.
@@ -266,13 +263,12 @@ impl Router {
         let forwarded = Forwarded {
             shard: shard.0,
             commands: commands.into_vec(),
-            patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
         };
-        let payload = codec::encode(&forwarded).into();
+        let payload = codec::encode(&forwarded);
         let call = self
             .groups
             .peers
-            .call(leader, Lane::Forward, Kind::Forward as u8, payload);
+            .call(leader, Lane::Forward, Kind::Forward as u8, &payload);
         match rpc::answer::<ForwardAnswer>(call.within(patience).await) {
             Ok(ForwardAnswer::Decided(outcomes)) if outcomes.len() == count => {
                 Tried::Answered(outcomes.into())

@@ -172,8 +172,6 @@ pub struct Forwarded<C> {
     pub shard: u16,
     /// What is asked.
     pub commands: Vec<C>,
-    /// How long the asking side waits, in milliseconds.
-    pub patience_ms: u64,
 }
 
 /// What became of forwarded commands.

@@ -3,6 +3,7 @@
 //!
 //! Invariant: a frame is taken whole and unharmed or ends its connection.
 
+use std::collections::VecDeque;
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -35,6 +36,7 @@ pub struct Message {
 #[derive(Debug, Default)]
 pub struct FrameWriter {
     bytes: BytesMut,
+    last_id: u64,
 }
 
 impl FrameWriter {
@@ -49,15 +51,15 @@ impl FrameWriter {
             u32::try_from(payload.len()).expect("payloads are bounded by their senders"),
         );
         self.bytes.put_slice(payload);
+        self.last_id = id;
     }
 
     /// Whether it should go before it takes another message.
-    pub fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.bytes.len() >= FRAME_BYTES_FULL
     }
 
-    /// Whether it holds no message.
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
@@ -71,6 +73,50 @@ impl FrameWriter {
         frame[0..4].copy_from_slice(&length.to_le_bytes());
         frame[4..8].copy_from_slice(&crc.to_le_bytes());
         frame
+    }
+}
+
+/// Messages that wait to be sent, in as few frames as may be.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    full: VecDeque<Frame>,
+    open: FrameWriter,
+}
+
+/// A finished frame.
+#[derive(Debug)]
+pub struct Frame {
+    /// As it is sent.
+    pub bytes: BytesMut,
+    /// The last message in it.
+    pub last_id: u64,
+}
+
+impl Outbox {
+    /// Adds a message.
+    pub fn push(&mut self, id: u64, kind: u8, payload: &[u8]) {
+        if self.open.is_full() {
+            let full = self.finish_open();
+            self.full.push_back(full);
+        }
+        self.open.push(id, kind, payload);
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty() && self.open.is_empty()
+    }
+
+    /// The frame that is to be sent next.
+    pub fn take(&mut self) -> Option<Frame> {
+        let open = |outbox: &mut Self| (!outbox.open.is_empty()).then(|| outbox.finish_open());
+        self.full.pop_front().or_else(|| open(self))
+    }
+
+    fn finish_open(&mut self) -> Frame {
+        let last_id = self.open.last_id;
+        let bytes = self.open.finish();
+        Frame { bytes, last_id }
     }
 }
 
@@ -123,4 +169,42 @@ pub async fn read_frame(
         take(Message { id, kind, payload });
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read_all(mut bytes: &[u8]) -> Vec<Message> {
+        let mut messages = Vec::new();
+        while read_frame(&mut bytes, FRAME_BYTES_MAX, |message| {
+            messages.push(message);
+        })
+        .await
+        .expect("whole frames")
+        {}
+        messages
+    }
+
+    #[tokio::test]
+    async fn what_waits_goes_in_few_frames_and_in_order() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.is_empty() && outbox.take().is_none());
+        let large = vec![7; FRAME_BYTES_FULL / 2];
+        for id in 1..=5 {
+            outbox.push(id, 3, &large);
+        }
+        let frames: Vec<Frame> = std::iter::from_fn(|| outbox.take()).collect();
+        let ends: Vec<u64> = frames.iter().map(|frame| frame.last_id).collect();
+        assert_eq!(ends, [2, 4, 5]);
+        assert!(outbox.is_empty());
+        let bytes: Vec<u8> = frames
+            .into_iter()
+            .flat_map(|frame| frame.bytes.to_vec())
+            .collect();
+        let messages = read_all(&bytes).await;
+        let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 5]);
+        assert!(messages.iter().all(|m| m.kind == 3 && m.payload == large));
+    }
 }

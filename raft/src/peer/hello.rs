@@ -15,8 +15,8 @@ use super::frame::{FrameWriter, read_frame};
 use super::{Lane, Stream};
 
 /// The version of the protocol between nodes, who speak with those of their own version only. Version 1 knew no shards that share a
-/// log.
-pub const PROTOCOL: u16 = 2;
+/// log; in version 2 forwarded commands said how long their caller waits.
+pub const PROTOCOL: u16 = 3;
 
 /// First bytes of every handshake.
 const MAGIC: [u8; 5] = *b"QIANG";

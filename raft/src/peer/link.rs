@@ -1,5 +1,5 @@
-//! Asking peers. A link is one lane to one node: a bounded queue, and a task that keeps a connection
-//! while there is something to say.
+//! Asking peers. A link is one lane to one node: what waits to be sent, who waits for answers, and a task that keeps a
+//! connection while there is something to say.
 //!
 //! Invariant: a connection that fails is tried again only after a pause that doubles; meanwhile every
 //! question ends at once with `NotSent`, so nobody spins on a node that is down.
@@ -7,23 +7,23 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fxhash::FxHashMap;
-use tokio::io::{AsyncWriteExt, BufReader, split};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::io::{AsyncWriteExt, BufReader, ReadHalf, WriteHalf, split};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, fits, read_frame};
+use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, Outbox, fits, read_frame};
 use super::hello::{Credentials, Identified, introduce};
 use super::{Dial, Lane, Stream};
 use crate::world::{Home, others_first, random_below, spawn};
 
 /// Questions that may wait for one lane's connection; past it the answer is `NotSent` at once.
-const QUEUE_MAX: usize = 16_384;
+const QUEUE_MAX: u64 = 16_384;
 
 /// How long a connection and its handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -55,11 +55,8 @@ pub enum CallError {
     TimedOut,
 }
 
-struct Question {
-    kind: u8,
-    payload: Bytes,
-    answer: oneshot::Sender<Result<Bytes, CallError>>,
-}
+/// Where an answer goes.
+type Caller = oneshot::Sender<Result<Bytes, CallError>>;
 
 /// A question on its way. Dropping it gives the answer up, not the question.
 pub struct Call(oneshot::Receiver<Result<Bytes, CallError>>);
@@ -92,7 +89,21 @@ struct Inner {
     dial: Arc<dyn Dial>,
     home: Home,
     addresses: RwLock<BTreeMap<u64, String>>,
-    links: Mutex<BTreeMap<(u64, Lane), mpsc::Sender<Question>>>,
+    links: Mutex<BTreeMap<(u64, Lane), Arc<Link>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = std::mem::take(&mut *links);
+        links.values().for_each(|link| link.close());
+    }
 }
 
 impl Peers {
@@ -135,51 +146,30 @@ impl Peers {
 
     /// Asks a node. The question is handed over before this returns: questions on one lane leave in the
     /// order of the calls.
-    pub fn call(&self, node: u64, lane: Lane, kind: u8, payload: Bytes) -> Call {
-        let (answer, call) = oneshot::channel();
-        let question = Question {
-            kind,
-            payload,
-            answer,
-        };
-        let refused = if fits(&question.payload) {
-            match self.link(node, lane).try_send(question) {
-                Ok(()) => None,
-                Err(mpsc::error::TrySendError::Full(question)) => {
-                    Some((question, "too much waits for this node"))
-                }
-                Err(mpsc::error::TrySendError::Closed(question)) => {
-                    Some((question, "this node is stopping"))
-                }
-            }
-        } else {
-            Some((question, "it is longer than a frame may be"))
-        };
-        if let Some((question, why)) = refused {
-            // The caller holds the other end.
-            let _ = question.answer.send(Err(CallError::NotSent(why.into())));
-        }
+    pub fn call(&self, node: u64, lane: Lane, kind: u8, payload: &[u8]) -> Call {
+        let (caller, call) = oneshot::channel();
+        self.link(node, lane).ask(kind, payload, caller);
         Call(call)
     }
 
-    fn link(&self, node: u64, lane: Lane) -> mpsc::Sender<Question> {
+    fn link(&self, node: u64, lane: Lane) -> Arc<Link> {
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let known = links.get(&(node, lane)).filter(|link| !link.is_closed());
         if let Some(link) = known {
             return link.clone();
         }
-        let (sender, questions) = mpsc::channel(QUEUE_MAX);
-        let link = Link {
+        let link = Arc::new(Link::default());
+        let keeper = Keeper {
             peers: Arc::downgrade(&self.0),
             node,
             lane,
-            questions,
+            link: link.clone(),
             pause: PAUSE_MIN,
             told: None,
         };
-        self.0.home.host(|| spawn(link.run()));
-        links.insert((node, lane), sender.clone());
-        sender
+        self.0.home.host(|| spawn(keeper.run()));
+        links.insert((node, lane), link.clone());
+        link
     }
 
     /// Asks whoever listens at `address`, over a connection of its own: for nodes not yet known by number.
@@ -215,37 +205,202 @@ impl Peers {
 
     /// Ends every link: questions under way are `Broken`.
     pub fn close(&self) {
-        self.0
-            .links
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.0.close();
     }
 }
 
-/// One lane to one node.
+/// One lane to one node, as those who ask and its keeper share it.
+#[derive(Default)]
 struct Link {
+    state: Mutex<State>,
+    /// There is something to send, or the link was closed.
+    stirred: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    outbox: Outbox,
+    callers: FxHashMap<u64, Caller>,
+    /// Questions asked so far; the number of one is how many there were with it.
+    asked: u64,
+    /// Questions of those that were given to a connection.
+    sent: u64,
+    /// The last answer, or when answers began to be awaited.
+    heard: Option<Instant>,
+    /// Why nothing can be sent now.
+    down: Option<Arc<str>>,
+    closed: bool,
+}
+
+impl Link {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, kind: u8, payload: &[u8], caller: Caller) {
+        let mut state = self.lock();
+        if let Some(why) = state.refuses(payload) {
+            drop(state);
+            // Whoever asks holds the other end.
+            let _ = caller.send(Err(CallError::NotSent(why)));
+            return;
+        }
+        let is_first = state.outbox.is_empty();
+        if state.callers.is_empty() {
+            state.heard = Some(Instant::now());
+        }
+        state.asked += 1;
+        let id = state.asked;
+        state.callers.insert(id, caller);
+        state.outbox.push(id, kind, payload);
+        drop(state);
+        if is_first {
+            self.stirred.notify_one();
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Ends the link: nothing more is sent.
+    fn close(&self) {
+        self.lock().closed = true;
+        self.go_down("this node is stopping".into());
+        self.disconnect();
+        self.stirred.notify_one();
+    }
+
+    /// Waits for something to send; false if the link was closed.
+    async fn has_questions(&self) -> bool {
+        let waits = || {
+            let state = self.lock();
+            !state.closed && state.outbox.is_empty()
+        };
+        while waits() {
+            self.stirred.notified().await;
+        }
+        !self.is_closed()
+    }
+
+    /// A connection begins.
+    fn connect(&self) {
+        self.lock().heard = Some(Instant::now());
+    }
+
+    /// The next frame for the connection.
+    fn take_frame(&self) -> Option<BytesMut> {
+        let mut state = self.lock();
+        let frame = state.outbox.take()?;
+        state.sent = frame.last_id;
+        Some(frame.bytes)
+    }
+
+    /// Gives out the answers of one frame.
+    fn answer(&self, answers: &mut Vec<Message>) {
+        let mut state = self.lock();
+        state.heard = Some(Instant::now());
+        let caller = |answer: Message| Some((state.callers.remove(&answer.id)?, answer.payload));
+        let answered: Vec<_> = answers.drain(..).filter_map(caller).collect();
+        drop(state);
+        for (caller, payload) in answered {
+            // A caller that no longer waits needs no answer.
+            let _ = caller.send(Ok(payload));
+        }
+    }
+
+    /// Whether the connection is silent though answers are awaited, or nobody has needed it for long.
+    fn is_given_up(&self) -> bool {
+        let state = self.lock();
+        let patience = if state.callers.is_empty() {
+            IDLE_MAX
+        } else {
+            SILENCE_MAX
+        };
+        state.heard.is_some_and(|heard| heard.elapsed() > patience)
+    }
+
+    /// The connection has ended: what was sent over it gets no answer.
+    fn disconnect(&self) {
+        let state = self.lock();
+        let sent = state.sent;
+        end(state, |id| id <= sent, &CallError::Broken);
+    }
+
+    /// Nothing can be sent for now: whoever waits for it, and whoever asks until [`Link::come_up`], learns why.
+    fn go_down(&self, why: Arc<str>) {
+        let mut state = self.lock();
+        state.down = Some(why.clone());
+        state.outbox = Outbox::default();
+        let sent = state.sent;
+        state.sent = state.asked;
+        end(state, |id| id > sent, &CallError::NotSent(why));
+    }
+
+    fn come_up(&self) {
+        let mut state = self.lock();
+        if !state.closed {
+            state.down = None;
+        }
+    }
+}
+
+impl State {
+    /// Why a question cannot be sent, if it cannot.
+    fn refuses(&self, payload: &[u8]) -> Option<Arc<str>> {
+        if let Some(why) = &self.down {
+            return Some(why.clone());
+        }
+        if !fits(payload) {
+            return Some("it is longer than a frame may be".into());
+        }
+        let is_full = self.asked - self.sent >= QUEUE_MAX;
+        is_full.then(|| "too much waits for this node".into())
+    }
+}
+
+/// Tells an end to the callers whose questions are `which`.
+fn end(mut state: MutexGuard<'_, State>, which: impl Fn(u64) -> bool, error: &CallError) {
+    let mut ended: Vec<_> = state.callers.extract_if(|id, _| which(*id)).collect();
+    drop(state);
+    // In the order of the questions, so that a simulation is a function of its seed.
+    ended.sort_unstable_by_key(|(id, _)| *id);
+    for (_, caller) in ended {
+        // As above.
+        let _ = caller.send(Err(error.clone()));
+    }
+}
+
+/// Keeps the connection of a link.
+struct Keeper {
     peers: std::sync::Weak<Inner>,
     node: u64,
     lane: Lane,
-    questions: mpsc::Receiver<Question>,
+    link: Arc<Link>,
     pause: Duration,
     /// The last failure that was logged.
     told: Option<String>,
 }
 
-impl Link {
+/// However its keeper ends, a link ends with it.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.link.close();
+    }
+}
+
+impl Keeper {
     async fn run(mut self) {
-        while let Some(first) = self.questions.recv().await {
+        while self.link.has_questions().await {
             match self.connect().await {
                 Ok(stream) => {
                     if self.told.take().is_some() {
                         tracing::info!(node = self.node, lane = ?self.lane, "connected again");
                     }
                     self.pause = PAUSE_MIN;
-                    self.converse(stream, first).await;
+                    self.converse(stream).await;
                 }
-                Err(error) => self.rest(first, &error).await,
+                Err(error) => self.rest(&error).await,
             }
         }
     }
@@ -280,180 +435,81 @@ impl Link {
             })
     }
 
-    /// After a failed connection: ends every question at once until the pause is over.
-    async fn rest(&mut self, first: Question, error: &std::io::Error) {
+    /// After a failed connection: every question ends at once until the pause is over.
+    async fn rest(&mut self, error: &std::io::Error) {
         let why = error.to_string();
         if self.told.as_ref() != Some(&why) {
             tracing::warn!(node = self.node, lane = ?self.lane, why, "a peer cannot be reached");
             self.told = Some(why.clone());
         }
-        let why: Arc<str> = why.into();
-        let refuse = |question: Question| {
-            // A caller that no longer waits needs no answer.
-            let _ = question.answer.send(Err(CallError::NotSent(why.clone())));
-        };
-        refuse(first);
-        let until = Instant::now() + self.pause + random_below(self.pause);
+        self.link.go_down(why.into());
+        sleep(self.pause + random_below(self.pause)).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
-        while let Ok(Some(question)) = tokio::time::timeout_at(until, self.questions.recv()).await {
-            refuse(question);
-        }
+        self.link.come_up();
     }
 
     /// Sends questions and gives out answers until the connection ends.
-    async fn converse(&mut self, stream: Box<dyn Stream>, first: Question) {
-        let (reader, mut writer) = split(stream);
-        let awaited = Arc::new(Awaited::default());
-        let mut reading = spawn(read_answers(reader, awaited.clone()));
-        let mut frame = FrameWriter::default();
-        let mut id = 0;
-        let mut next = Some(first);
-        let mut look = tokio::time::interval(SILENCE_MAX / 4);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    async fn converse(&self, stream: Box<dyn Stream>) {
+        self.link.connect();
+        let (reader, writer) = split(stream);
+        tokio::select! {
+            biased;
+            () = read_answers(reader, &self.link) => {}
+            () = self.send_questions(writer) => {}
+        }
+        self.link.disconnect();
+    }
+
+    async fn send_questions(&self, mut writer: WriteHalf<Box<dyn Stream>>) {
+        let link = &self.link;
+        let mut look = interval(SILENCE_MAX / 4);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Some(question) = next.take() {
-                // One frame carries the questions of many groups.
-                others_first().await;
-                let mut question = Some(question);
-                while let Some(Question {
-                    kind,
-                    payload,
-                    answer,
-                }) = question
-                {
-                    id += 1;
-                    if !awaited.add(id, answer) {
-                        break;
-                    }
-                    frame.push(id, kind, &payload);
-                    question = if frame.is_full() {
-                        None
-                    } else {
-                        self.questions.try_recv().ok()
-                    };
-                }
-                // The connection ended before the first of them was noted.
-                if frame.is_empty() {
-                    break;
-                }
-                if writer.write_all(&frame.finish()).await.is_err() || writer.flush().await.is_err()
-                {
-                    break;
-                }
-            }
             tokio::select! {
                 biased;
-                _ = &mut reading => break,
-                question = self.questions.recv() => match question {
-                    Some(question) => next = Some(question),
-                    None => break,
-                },
-                _ = look.tick() => if awaited.is_given_up() {
+                open = link.has_questions() => {
+                    // One frame carries the questions of many groups.
+                    others_first().await;
+                    if !open || send_frames(link, &mut writer).await.is_err() {
+                        return;
+                    }
+                }
+                _ = look.tick() => if link.is_given_up() {
                     tracing::debug!(node = self.node, lane = ?self.lane, "closing a silent connection");
-                    break;
+                    return;
                 },
             }
         }
-        reading.abort();
-        awaited.end();
     }
 }
 
-/// Questions sent and not answered.
-#[derive(Default)]
-struct Awaited(Mutex<Waiting>);
-
-struct Waiting {
-    callers: FxHashMap<u64, oneshot::Sender<Result<Bytes, CallError>>>,
-    /// The last answer, or the last question asked when none was awaited.
-    heard: Instant,
-    ended: bool,
+async fn send_frames(link: &Link, writer: &mut WriteHalf<Box<dyn Stream>>) -> std::io::Result<()> {
+    while let Some(frame) = link.take_frame() {
+        writer.write_all(&frame).await?;
+    }
+    writer.flush().await
 }
 
-impl Default for Waiting {
-    fn default() -> Self {
-        Waiting {
-            callers: FxHashMap::default(),
-            heard: Instant::now(),
-            ended: false,
-        }
-    }
-}
-
-impl Awaited {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes a question; false if the connection has ended, and the caller was told.
-    fn add(&self, id: u64, caller: oneshot::Sender<Result<Bytes, CallError>>) -> bool {
-        let mut waiting = self.lock();
-        if waiting.ended {
-            // It was not written yet. A caller that no longer waits needs no answer.
-            let _ = caller.send(Err(CallError::NotSent("the connection ended".into())));
-            return false;
-        }
-        if waiting.callers.is_empty() {
-            waiting.heard = Instant::now();
-        }
-        waiting.callers.insert(id, caller);
-        true
-    }
-
-    fn answer(&self, message: Message) {
-        let caller = {
-            let mut waiting = self.lock();
-            waiting.heard = Instant::now();
-            waiting.callers.remove(&message.id)
-        };
-        if let Some(caller) = caller {
-            // As above.
-            let _ = caller.send(Ok(message.payload));
-        }
-    }
-
-    /// Whether the connection is silent though answers are awaited, or nobody has needed it for long.
-    fn is_given_up(&self) -> bool {
-        let waiting = self.lock();
-        let patience = if waiting.callers.is_empty() {
-            IDLE_MAX
-        } else {
-            SILENCE_MAX
-        };
-        waiting.heard.elapsed() > patience
-    }
-
-    fn end(&self) {
-        let callers = {
-            let mut waiting = self.lock();
-            waiting.ended = true;
-            std::mem::take(&mut waiting.callers)
-        };
-        let mut callers: Vec<_> = callers.into_iter().collect();
-        // In the order of the questions, so that a simulation is a function of its seed.
-        callers.sort_unstable_by_key(|(id, _)| *id);
-        for (_, caller) in callers {
-            // As above.
-            let _ = caller.send(Err(CallError::Broken));
-        }
-    }
-}
-
-async fn read_answers(reader: tokio::io::ReadHalf<Box<dyn Stream>>, awaited: Arc<Awaited>) {
+/// Gives out answers until the connection ends.
+async fn read_answers(reader: ReadHalf<Box<dyn Stream>>, link: &Link) {
     let mut reader = BufReader::with_capacity(64 << 10, reader);
+    let mut answers = Vec::new();
     loop {
         let read = read_frame(&mut reader, FRAME_BYTES_MAX, |message| {
-            awaited.answer(message);
+            answers.push(message);
         })
         .await;
         match read {
-            Ok(true) => {}
-            Ok(false) => break,
+            Ok(true) => link.answer(&mut answers),
+            Ok(false) => return,
             Err(error) => {
                 tracing::debug!(%error, "a peer's connection ended");
-                break;
+                return;
             }
         }
     }
-    awaited.end();
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use hello::{Credentials, PROTOCOL};
 pub use link::{Call, CallError, Peers};
 pub(crate) use serve::tell_dropped;
-pub use serve::{Answering, Handler, Incoming, serve};
+pub use serve::{Handler, Incoming, Responder, serve};
 pub use tls::{Tls, TlsError, TlsFiles};
 
 /// What a connection is for.

@@ -1,28 +1,30 @@
 //! Answering peers: one task per accepted connection.
 //!
-//! Invariant: a handler sees the questions of a connection in the order they were asked, and each of
-//! its answers is polled once before the next question is handed over. What a handler hands on in that first
-//! poll is thus in order, whenever the answers come.
+//! Invariant: a handler sees the questions of a connection in the order they were asked, one at a time. What it hands on
+//! before it returns is thus in order, whenever the answers come.
 
+use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::io::{AsyncWriteExt, BufReader, ReadHalf, WriteHalf, split};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::frame::{FRAME_BYTES_MAX, FrameWriter, Message, fits, read_frame};
+use super::frame::{FRAME_BYTES_MAX, Message, Outbox, fits, read_frame};
 use super::hello::{Credentials, receive_introduction};
-use super::{BoxFuture, Lane, Stream};
+use super::{Lane, Stream};
 use crate::world::{others_first, spawn};
 
 /// How long a stranger may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Questions of one connection under way at once; past it, reading pauses and the asking side's queue
-/// fills.
+/// Questions of one connection under way at once; past it, at the end of a frame, reading pauses and the asking side's
+/// queue fills.
 const UNDER_WAY_MAX: usize = 8192;
 
 /// Who asks.
@@ -36,13 +38,84 @@ pub struct Incoming {
     pub lane: Lane,
 }
 
-/// An answer that is being prepared; `None` closes the connection.
-pub type Answering = BoxFuture<Option<Bytes>>;
-
 /// Whoever answers questions.
 pub trait Handler: Send + Sync + 'static {
     /// Begins to answer.
-    fn handle(&self, from: Incoming, kind: u8, payload: Bytes) -> Answering;
+    fn handle(&self, from: Incoming, kind: u8, payload: Bytes, to: Responder);
+}
+
+/// Takes the answer to one question. Dropped without one, whoever asked waits for as long as they like.
+pub struct Responder {
+    line: Arc<Line>,
+    id: u64,
+}
+
+impl Responder {
+    /// Answers. Answers that are given one after the other leave together.
+    pub fn answer(self, payload: &[u8]) {
+        assert!(fits(payload), "answers are bounded by those who make them");
+        let mut outbox = self.line.lock();
+        let is_first = outbox.is_empty();
+        outbox.push(self.id, 0, payload);
+        drop(outbox);
+        if is_first {
+            self.line.answered.notify_one();
+        }
+    }
+
+    /// Answers with what `answering` comes to. It is polled once before this returns.
+    pub fn answer_with(self, answering: impl Future<Output = Bytes> + Send + 'static) {
+        let mut answering = Box::pin(answering);
+        match (&mut answering).now_or_never() {
+            Some(answer) => self.answer(&answer),
+            None => drop(spawn(async move { self.answer(&answering.await) })),
+        }
+    }
+
+    /// Closes the connection.
+    pub fn hang_up(self) {
+        self.line.hung_up.notify_one();
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if self.line.under_way.fetch_sub(1, Ordering::AcqRel) == UNDER_WAY_MAX {
+            self.line.has_room.notify_one();
+        }
+    }
+}
+
+/// What a connection shares with those who answer.
+#[derive(Default)]
+struct Line {
+    answers: Mutex<Outbox>,
+    answered: Notify,
+    /// Questions read whose responders are still there.
+    under_way: AtomicUsize,
+    has_room: Notify,
+    hung_up: Notify,
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Outbox> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(self: &Arc<Self>, id: u64) -> Responder {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Responder {
+            line: self.clone(),
+            id,
+        }
+    }
+
+    /// Waits until fewer than [`UNDER_WAY_MAX`] questions are under way.
+    async fn room(&self) {
+        while self.under_way.load(Ordering::Acquire) >= UNDER_WAY_MAX {
+            self.has_room.notified().await;
+        }
+    }
 }
 
 /// Serves one connection until it ends. An error is told in one line, whatever a stranger sends.
@@ -85,35 +158,36 @@ async fn serve_connection(
     };
     let incarnation = credentials.who().incarnation;
     let (reader, writer) = split(stream);
-    let (answers, answered) = mpsc::channel(UNDER_WAY_MAX);
-    let writing = spawn(write_answers(writer, answered));
+    let line = Arc::new(Line::default());
     let still_ours =
-        move || incoming.lane == Lane::Recovery || credentials.who().incarnation == incarnation;
-    let read = read_questions(reader, incoming, handler, answers, still_ours).await;
-    writing.abort();
-    read
+        || incoming.lane == Lane::Recovery || credentials.who().incarnation == incarnation;
+    tokio::select! {
+        biased;
+        read = read_questions(reader, incoming, handler, &line, still_ours) => read,
+        written = write_answers(writer, &line) => written,
+    }
 }
-
-type Answer = (u64, Bytes, OwnedSemaphorePermit);
 
 async fn read_questions(
     reader: ReadHalf<Box<dyn Stream>>,
     incoming: Incoming,
     handler: Arc<dyn Handler>,
-    answers: mpsc::Sender<Answer>,
+    line: &Arc<Line>,
     still_ours: impl Fn() -> bool,
 ) -> io::Result<()> {
-    let places = Arc::new(Semaphore::new(UNDER_WAY_MAX));
     let mut reader = BufReader::with_capacity(64 << 10, reader);
     let mut questions: Vec<Message> = Vec::new();
-    let (closing, mut closed) = mpsc::channel::<()>(1);
     loop {
-        let read = read_frame(&mut reader, FRAME_BYTES_MAX, |message| {
-            questions.push(message);
-        });
+        let read = async {
+            line.room().await;
+            read_frame(&mut reader, FRAME_BYTES_MAX, |message| {
+                questions.push(message);
+            })
+            .await
+        };
         let more = tokio::select! {
             biased;
-            _ = closed.recv() => return Ok(()),
+            () = line.hung_up.notified() => return Ok(()),
             more = read => more?,
         };
         // A connection of the cluster's past life ends with it.
@@ -121,51 +195,22 @@ async fn read_questions(
             return Ok(());
         }
         for Message { id, kind, payload } in questions.drain(..) {
-            let place = places
-                .clone()
-                .acquire_owned()
-                .await
-                .map_err(io::Error::other)?;
-            let mut answering = handler.handle(incoming, kind, payload);
-            let answers = answers.clone();
-            if let std::task::Poll::Ready(answer) = futures::poll!(&mut answering) {
-                let Some(answer) = answer else { return Ok(()) };
-                // Whoever asked has gone if this fails.
-                let _ = answers.send((id, answer, place)).await;
-                continue;
-            }
-            let closing = closing.clone();
-            spawn(async move {
-                match answering.await {
-                    // As above.
-                    Some(answer) => drop(answers.send((id, answer, place)).await),
-                    None => drop(closing.try_send(())),
-                }
-            });
+            handler.handle(incoming, kind, payload, line.begin(id));
         }
     }
 }
 
-async fn write_answers(
-    mut writer: WriteHalf<Box<dyn Stream>>,
-    mut answered: mpsc::Receiver<Answer>,
-) -> io::Result<()> {
-    let mut frame = FrameWriter::default();
-    while let Some(first) = answered.recv().await {
+async fn write_answers(mut writer: WriteHalf<Box<dyn Stream>>, line: &Line) -> io::Result<()> {
+    loop {
+        line.answered.notified().await;
         // One frame carries what all that are ready to answer say.
         others_first().await;
-        let mut next = Some(first);
-        while let Some((id, payload, _place)) = next {
-            assert!(fits(&payload), "answers are bounded by those who make them");
-            frame.push(id, 0, &payload);
-            next = if frame.is_full() {
-                None
-            } else {
-                answered.try_recv().ok()
+        loop {
+            let Some(frame) = line.lock().take() else {
+                break;
             };
+            writer.write_all(&frame.bytes).await?;
         }
-        writer.write_all(&frame.finish()).await?;
         writer.flush().await?;
     }
-    Ok(())
 }
