@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use openraft::Snapshot;
 use openraft::raft::{AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
-use qiang_engine::{Command, codec};
+use qiang_engine::codec;
 use qiang_storage::GroupId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use crate::node::Node;
 use crate::peer::{Handler, Incoming, Lane, Responder};
 use crate::rpc::{
-    Append, Beat, ForwardAnswer, Forwarded, Introduction, Kind, MetaRequest, RecoverRequest,
-    Scoped, ShardRequest, SnapshotChunk, SnapshotInstall, encode_answer,
+    Append, Beat, ForwardAnswer, Introduction, Kind, MetaRequest, RecoverRequest, Scoped,
+    ShardRequest, SnapshotChunk, SnapshotInstall, encode_answer,
 };
 use crate::snapshot::SnapshotFile;
 use crate::types::TypeConfig;
@@ -274,7 +274,7 @@ fn quiesce(node: &Node, from: u64, payload: &[u8]) -> Result<bool, String> {
 }
 
 fn forwarded(node: &Node, payload: &[u8], to: Responder) {
-    match decode::<Forwarded<Command>>(payload) {
+    match decode(payload) {
         Ok(forwarded) => node.router().answer_forwarded(forwarded, to),
         Err(error) => to.answer(&reply::<ForwardAnswer>(&Err(error))),
     }

@@ -15,8 +15,9 @@ use qiang_engine::{Place, ShardId};
 use qiang_storage::GroupId;
 
 use crate::contacts::Contacts;
-use crate::mailbox::{Mailbox, Reply};
+use crate::mailbox::Mailbox;
 use crate::options::Timing;
+use crate::question::Reply;
 use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::types::TypeConfig;

@@ -15,16 +15,17 @@ use openraft::error::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use qiang_engine::actor::{Actor, Effect, Fatal};
 use qiang_engine::shard::{Moment, PREFETCH_MAX};
-use qiang_engine::{Command, Place, Refusal, Replica, Tag};
+use qiang_engine::{Refusal, Replica, Tag};
 use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::board::Board;
 use crate::group::{ShardGroup, raft_status};
-use crate::mailbox::{LogEvent, Reply};
+use crate::mailbox::LogEvent;
 use crate::node::CourierJob;
 use crate::options::PolicyCell;
+use crate::question::{Asked, Reply};
 use crate::types::{LogId, OnEnd, Payload, TypeConfig};
 use crate::world::{Clock, HoldUps, Random, is_simulated, random_u64, sleep_to_beat, spawn};
 
@@ -63,7 +64,7 @@ pub struct Seat {
     leadership: Option<LogId>,
     effects: Vec<Effect<Reply>>,
     /// Commands about to be decided.
-    next: Vec<(Place, Command, Reply)>,
+    next: Vec<Asked>,
     /// Proposals of a leader that has no lease yet after its group was quiescent, in their order.
     held: Vec<Proposal>,
     chores_at: Instant,
@@ -280,19 +281,17 @@ impl Seat {
         actor.begin_turn(moment);
         let mut commands = 0;
         while awake && commands < ROUND_EVENTS_MAX && !actor.turn_full() {
-            let mailbox = &self.group.mailbox;
-            let next = std::iter::from_fn(|| mailbox.take_command());
-            self.next.extend(next.take(PREFETCH_MAX));
-            if self.next.is_empty() {
+            let next = self.take_commands();
+            if next == 0 {
                 break;
             }
-            commands += self.next.len();
-            if self.next.len() > 1 {
-                let next = self.next.iter();
-                actor.prefetch(next.map(|(place, command, _)| (*place, command)));
+            commands += next;
+            if next > 1 {
+                actor.prefetch(self.next.iter().flat_map(Asked::commands));
             }
-            for (place, command, reply) in self.next.drain(..) {
-                actor.handle_command(place, &command, reply)?;
+            for asked in self.next.drain(..) {
+                asked
+                    .decide(|place, command, reply| actor.handle_command(place, command, reply))?;
             }
         }
         actor.run_deadlines()?;
@@ -303,6 +302,19 @@ impl Seat {
         // After everything was taken and decided: whoever asked later may know more than this state.
         actor.end_turn(self.has_lease());
         Ok(commands > 0)
+    }
+
+    /// Takes commands that wait, until they are worth being looked at together; how many they are.
+    fn take_commands(&mut self) -> usize {
+        let mut count = 0;
+        while count < PREFETCH_MAX {
+            let Some(asked) = self.group.mailbox.take_commands() else {
+                break;
+            };
+            count += asked.len();
+            self.next.push(asked);
+        }
+        count
     }
 
     /// Whether a quorum vouches for the leadership that the present stint began with: in a later one of this node
@@ -479,8 +491,8 @@ fn new_actor(group: &ShardGroup) -> Actor<Reply> {
 /// Answers `unavailable` to every command that waits.
 fn refuse_waiting(group: &ShardGroup) -> bool {
     let mut any = false;
-    while let Some((_, _, reply)) = group.mailbox.take_command() {
-        reply.send(Err(Refusal::Unavailable));
+    while let Some(asked) = group.mailbox.take_commands() {
+        asked.refuse(&Refusal::Unavailable);
         any = true;
     }
     any

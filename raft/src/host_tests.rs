@@ -11,6 +11,7 @@ use qiang_engine::{Command, Place, PromotionId, Replica, UnixMs};
 use super::*;
 use crate::mailbox::Mailbox;
 use crate::options::{Policy, Timing};
+use crate::question::Question;
 
 fn seat() -> Seat {
     let policy = Policy {
@@ -115,7 +116,8 @@ async fn what_waits_beside_many_records_is_decided_when_it_is_half_as_many_or_th
     let ask = |number: usize| {
         let mailbox = seat.group.mailbox.clone();
         let command = create(&format!("B{number}"));
-        spawn(async move { mailbox.ask(Place(0), &[&command], deadline).await })
+        let question = Question::new([command]);
+        spawn(async move { mailbox.ask(Place(0), &question, deadline).await })
     };
     let asked: Vec<_> = (0..9).map(ask).collect();
     while seat.group.mailbox.depth() < asked.len() {
@@ -129,7 +131,7 @@ async fn what_waits_beside_many_records_is_decided_when_it_is_half_as_many_or_th
     assert!(seat.takes_turn(&actor));
     // One of them is enough once nothing else is on its way.
     while seat.group.mailbox.depth() > 1 {
-        seat.group.mailbox.take_command();
+        seat.group.mailbox.take_commands();
     }
     assert!(!seat.takes_turn(&actor));
     let mut effects = Vec::new();

@@ -1,22 +1,17 @@
 //! The way into an actor: one bounded mailbox for clients, one queue for what the log says, and the
 //! task to wake. Handles are cheap to clone.
-//!
-//! Invariant: every command handed over is answered exactly once. A reply that is dropped
-//! answers `outcome_unknown` by itself, so no caller waits for ever or is told what may be wrong.
 
-use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 
 use bytes::Bytes;
 use crossbeam::queue::SegQueue;
-use futures::task::AtomicWaker;
-use qiang_engine::{Answer, Command, Place, Refusal, Replica, Tag};
-use smallvec::{SmallVec, smallvec};
+use qiang_engine::shard::PREFETCH_MAX;
+use qiang_engine::{Place, Refusal, Replica, Tag};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use crate::question::{Asked, Each, Outcome, Question};
 use crate::types::LogId;
 use crate::world::{others_first, spawn};
 
@@ -25,110 +20,6 @@ const MAILBOX_COMMANDS_MAX: usize = 32_768;
 
 /// Entries that may wait for one actor before `apply` holds back.
 const LOG_EVENTS_MAX: usize = 1024;
-
-/// What a command came to.
-pub type Outcome = Result<Answer, Refusal>;
-
-/// One of each command that a caller hands over together, which is most often one: that takes no allocation.
-pub type Each<T> = SmallVec<[T; 1]>;
-
-/// The reply to one of the commands that a caller has handed over together.
-pub struct Reply(Option<(Arc<Gathering>, usize)>);
-
-/// The answers to commands that were handed over together, in the order of the commands.
-struct Gathering {
-    gathered: Mutex<Gathered>,
-    lacking: AtomicUsize,
-    waiter: AtomicWaker,
-}
-
-struct Gathered {
-    answers: Each<Option<Outcome>>,
-    /// Who takes all answers, if nobody waits for them.
-    taker: Option<Taker>,
-}
-
-type Taker = Box<dyn FnOnce(Each<Outcome>) + Send>;
-
-impl Reply {
-    /// A reply that nobody waits for.
-    #[cfg(test)]
-    pub fn to_nobody() -> Self {
-        Reply(None)
-    }
-
-    /// Answers.
-    pub fn send(mut self, outcome: Outcome) {
-        self.fill(outcome);
-    }
-
-    fn fill(&mut self, outcome: Outcome) {
-        if let Some((gathering, position)) = self.0.take() {
-            gathering.take(position, outcome);
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        self.fill(Err(Refusal::OutcomeUnknown));
-    }
-}
-
-impl Gathering {
-    fn of(count: usize, taker: Option<Taker>) -> Arc<Self> {
-        let answers = smallvec![None; count];
-        Arc::new(Gathering {
-            gathered: Mutex::new(Gathered { answers, taker }),
-            lacking: AtomicUsize::new(count),
-            waiter: AtomicWaker::new(),
-        })
-    }
-
-    fn take(&self, position: usize, outcome: Outcome) {
-        // A caller that stopped waiting learns the outcome when it repeats the order id.
-        if let Some(answer) = self.lock().answers.get_mut(position) {
-            *answer = Some(outcome);
-        }
-        if self.lacking.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return;
-        }
-        let taker = self.lock().taker.take();
-        match taker {
-            Some(taker) => taker(self.told()),
-            None => self.waiter.wake(),
-        }
-    }
-
-    /// The answers that there are by `deadline`, and `outcome_unknown` for those that there are not.
-    async fn until(&self, deadline: Instant) -> Each<Outcome> {
-        // Whether all are there or the time is over, what is there is told.
-        let _ = timeout_at(deadline, self.complete()).await;
-        self.told()
-    }
-
-    fn told(&self) -> Each<Outcome> {
-        let answers = std::mem::take(&mut self.lock().answers);
-        let or_unknown = |answer: Option<Outcome>| answer.unwrap_or(Err(Refusal::OutcomeUnknown));
-        answers.into_iter().map(or_unknown).collect()
-    }
-
-    async fn complete(&self) {
-        poll_fn(|context| {
-            // First be known, then look: an answer that comes in between wakes.
-            self.waiter.register(context.waker());
-            match self.lacking.load(Ordering::Acquire) {
-                0 => Poll::Ready(()),
-                _ => Poll::Pending,
-            }
-        })
-        .await;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Gathered> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What the log tells an actor, in order.
 pub enum LogEvent {
@@ -149,7 +40,7 @@ pub enum LogEvent {
 }
 
 struct Inner {
-    commands: SegQueue<(Place, Command, Reply)>,
+    commands: SegQueue<Asked>,
     commands_waiting: AtomicUsize,
     log: SegQueue<LogEvent>,
     log_waiting: AtomicUsize,
@@ -206,70 +97,45 @@ impl Mailbox {
         }))
     }
 
-    /// Hands commands to the shard at `place` over and waits for all their answers until `deadline`, in the order of the commands. What finds no
+    /// Hands a question to the shard at `place` over and waits for all its answers until `deadline`. What finds no
     /// room is `overloaded` at once, what is not answered in time has an unknown outcome.
     pub async fn ask(
         &self,
         place: Place,
-        commands: &[&Command],
+        question: &Arc<Question>,
         deadline: Instant,
     ) -> Each<Outcome> {
-        if commands.is_empty() {
-            return Each::new();
+        self.put(place, question);
+        if let Some(call) = self.begin_call() {
+            call.soon().await;
         }
-        let gathering = Gathering::of(commands.len(), None);
-        let commands = commands.iter().map(|command| (*command).clone());
-        self.put_all(place, commands, &gathering);
-        self.call().await;
-        gathering.until(deadline).await
+        question.answers(deadline).await
     }
 
-    /// Hands commands over as [`Mailbox::ask`] does, without waiting: `taker` is given their answers when all are there.
-    pub fn ask_for(
-        &self,
-        place: Place,
-        commands: Vec<Command>,
-        taker: impl FnOnce(Each<Outcome>) + Send + 'static,
-    ) {
-        if commands.is_empty() {
-            return taker(Each::new());
-        }
-        let gathering = Gathering::of(commands.len(), Some(Box::new(taker)));
-        self.put_all(place, commands.into_iter(), &gathering);
+    /// Hands a question over as [`Mailbox::ask`] does, without waiting for its answers.
+    pub fn tell(&self, place: Place, question: &Arc<Question>) {
+        self.put(place, question);
         if let Some(call) = self.begin_call() {
             spawn(call.soon());
         }
     }
 
-    fn put_all(
-        &self,
-        place: Place,
-        commands: impl Iterator<Item = Command>,
-        gathering: &Arc<Gathering>,
-    ) {
-        for (position, command) in commands.enumerate() {
-            self.put(place, command, Reply(Some((gathering.clone(), position))));
+    fn put(&self, place: Place, question: &Arc<Question>) {
+        let waiting = &self.0.commands_waiting;
+        for asked in Asked::all(place, question, PREFETCH_MAX) {
+            let count = asked.len();
+            if waiting.fetch_add(count, Ordering::Relaxed) >= MAILBOX_COMMANDS_MAX {
+                waiting.fetch_sub(count, Ordering::Relaxed);
+                asked.refuse(&Refusal::Overloaded);
+            } else {
+                self.0.commands.push(asked);
+            }
         }
     }
 
-    fn put(&self, place: Place, command: Command, reply: Reply) {
-        if self.0.commands_waiting.fetch_add(1, Ordering::Relaxed) >= MAILBOX_COMMANDS_MAX {
-            self.0.commands_waiting.fetch_sub(1, Ordering::Relaxed);
-            return reply.send(Err(Refusal::Overloaded));
-        }
-        self.0.commands.push((place, command, reply));
-    }
-
-    /// Has the actor look around as soon as everybody who is ready on this thread has spoken, so that what comes together is
-    /// decided together and wakes the actor's thread once.
-    async fn call(&self) {
-        if let Some(call) = self.begin_call() {
-            call.soon().await;
-        }
-    }
-
-    /// Begins a call, unless one is under way on this thread: that is still to come, and will be heard after what was
-    /// just put here.
+    /// Begins a call that has the actor look around as soon as everybody who is ready on this thread has spoken, so that what
+    /// comes together is decided together and wakes the actor's thread once. With one under way none is begun: it is still to
+    /// come, and will be heard after what was just put here.
     fn begin_call(&self) -> Option<Call> {
         let thread = THREAD.with(|bit| *bit);
         let calls = self.0.calls.fetch_or(thread, Ordering::AcqRel);
@@ -294,12 +160,13 @@ impl Mailbox {
         self.0.commands_waiting.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn take_command(&self) -> Option<(Place, Command, Reply)> {
-        let taken = self.0.commands.pop();
-        if taken.is_some() {
-            self.0.commands_waiting.fetch_sub(1, Ordering::Relaxed);
-        }
-        taken
+    /// Takes what waits longest.
+    pub(crate) fn take_commands(&self) -> Option<Asked> {
+        let asked = self.0.commands.pop()?;
+        self.0
+            .commands_waiting
+            .fetch_sub(asked.len(), Ordering::Relaxed);
+        Some(asked)
     }
 
     pub(crate) fn push_log(&self, event: LogEvent) {

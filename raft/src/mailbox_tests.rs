@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
 
-use qiang_engine::PromotionId;
+use qiang_engine::{Command, PromotionId};
 
 use super::*;
 use crate::world::spawn;
@@ -20,14 +20,19 @@ fn get(id: &str) -> Command {
 
 async fn ask(mailbox: Mailbox, id: &'static str) -> Each<Outcome> {
     let deadline = Instant::now() + SOON;
-    mailbox.ask(Place(0), &[&get(id)], deadline).await
+    let question = Question::new([get(id)]);
+    mailbox.ask(Place(0), &question, deadline).await
 }
 
 /// Refuses all that waits; how many that were.
 fn refuse_all(mailbox: &Mailbox) -> usize {
-    let next = std::iter::from_fn(|| mailbox.take_command());
-    next.map(|(_, _, reply)| reply.send(Err(Refusal::Unavailable)))
-        .count()
+    let next = std::iter::from_fn(|| mailbox.take_commands());
+    let refuse = |asked: Asked| {
+        let count = asked.len();
+        asked.refuse(&Refusal::Unavailable);
+        count
+    };
+    next.map(refuse).sum()
 }
 
 #[tokio::test]
@@ -116,27 +121,37 @@ fn threads_do_not_wait_for_the_calls_of_others() {
 }
 
 #[tokio::test]
-async fn who_takes_answers_without_waiting_is_given_all_of_them_once() {
+async fn who_takes_answers_without_waiting_has_called_too() {
     let mailbox = Mailbox::new();
     let (tell, told) = tokio::sync::oneshot::channel();
-    let commands = vec![get("A"), get("B"), get("C")];
-    mailbox.ask_for(Place(0), commands, |outcomes| {
+    let question = Question::for_taker(Each::from_vec(vec![get("A"), get("B")]), |outcomes| {
         tell.send(outcomes).expect("the test listens");
     });
+    mailbox.tell(Place(0), &question);
     mailbox.stirred().await;
-    let mut taken: Vec<_> = std::iter::from_fn(|| mailbox.take_command()).collect();
-    let asked: Vec<&Command> = taken.iter().map(|(_, command, _)| command).collect();
-    assert_eq!(asked, [&get("A"), &get("B"), &get("C")]);
-    // The last first, and one that nobody answers.
-    let (_, _, last) = taken.pop().expect("three");
-    last.send(Err(Refusal::Unavailable));
-    let (_, _, first) = taken.swap_remove(0);
-    first.send(Err(Refusal::Overloaded));
-    drop(taken);
-    let expected = [
-        Err(Refusal::Overloaded),
-        Err(Refusal::OutcomeUnknown),
-        Err(Refusal::Unavailable),
-    ];
-    assert_eq!(told.await.expect("answers").as_slice(), expected);
+    assert_eq!(refuse_all(&mailbox), 2);
+    let refused = Err(Refusal::Unavailable);
+    assert_eq!(
+        told.await.expect("answers").as_slice(),
+        [refused.clone(), refused]
+    );
+}
+
+#[tokio::test]
+async fn what_finds_no_room_is_refused_at_once_and_the_rest_waits() {
+    let mailbox = Mailbox::new();
+    let crowd = Question::new(vec![get("A"); MAILBOX_COMMANDS_MAX + PREFETCH_MAX]);
+    mailbox.put(Place(0), &crowd);
+    assert_eq!(mailbox.depth(), MAILBOX_COMMANDS_MAX);
+    assert_eq!(ask(mailbox.clone(), "B").await[0], Err(Refusal::Overloaded));
+    assert_eq!(refuse_all(&mailbox), MAILBOX_COMMANDS_MAX);
+    assert_eq!(mailbox.depth(), 0);
+    let outcomes = crowd.answers(Instant::now() + SOON).await;
+    let overloaded = |outcome: &&Outcome| **outcome == Err(Refusal::Overloaded);
+    assert_eq!(outcomes.iter().filter(overloaded).count(), PREFETCH_MAX);
+    assert!(
+        outcomes[..MAILBOX_COMMANDS_MAX]
+            .iter()
+            .all(|outcome| *outcome == Err(Refusal::Unavailable))
+    );
 }

@@ -26,10 +26,10 @@ use crate::groups::{Groups, group_error, name};
 use crate::host::Surroundings;
 use crate::keeper::run_keeper;
 use crate::liveness::run_beats;
-use crate::mailbox::{Each, Outcome};
 use crate::meta::MetaState;
 use crate::options::{Begin, NodeOptions, Policy, PolicyCell, StartError, World};
 use crate::peer::{Credentials, Handler, Peers, Stream, Tls, serve, tell_dropped};
+use crate::question::{Each, Outcome, Question};
 use crate::reconcile::run_reconciler;
 use crate::router::Router;
 use crate::start::{open_store, raft_config, seat_actors, sharing_of, stop_actors};
@@ -259,23 +259,23 @@ impl Node {
     pub async fn ask(
         &self,
         shard: ShardId,
-        command: &Command,
+        command: Command,
         deadline: Instant,
     ) -> Result<Answer, Refusal> {
-        let command = std::slice::from_ref(command);
-        let outcomes = self.ask_many(shard, command, deadline).await;
+        let question = Question::new([command]);
+        let outcomes = self.ask_many(shard, &question, deadline).await;
         let outcome = outcomes.into_iter().next();
         outcome.expect("one command has one outcome")
     }
 
-    /// Has the leader of `shard` answer `commands`, independent of each other, each as [`Node::ask`] would.
+    /// Has the leader of `shard` answer each command of `question`, as [`Node::ask`] would.
     pub async fn ask_many(
         &self,
         shard: ShardId,
-        commands: &[Command],
+        question: &Arc<Question>,
         deadline: Instant,
     ) -> Each<Outcome> {
-        self.inner.router.ask(shard, commands, deadline).await
+        self.inner.router.ask(shard, question, deadline).await
     }
 
     /// The time by this node's clock.

@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::early::Early;
 use crate::groups::Groups;
-use crate::mailbox::{Each, Outcome};
 use crate::peer::{CallError, Lane, Responder};
+use crate::question::{Each, Outcome, Question};
 use crate::rpc::{self, ForwardAnswer, Forwarded, Kind};
 use crate::types::TypeConfig;
 
@@ -35,7 +35,16 @@ enum Tried {
     Unknown,
 }
 
-/// Commands on their way, and what they came to so far.
+/// Whether `outcome` is what the caller of `command` is to be told: it is not to be tried again.
+fn is_final(command: &Command, outcome: &Outcome) -> bool {
+    match outcome {
+        Err(Refusal::Unavailable) => false,
+        Err(Refusal::OutcomeUnknown) => !command.may_repeat(),
+        _ => true,
+    }
+}
+
+/// Commands that a first attempt did not bring to their end, and what they came to so far.
 struct Journey<'a> {
     commands: &'a [Command],
     outcomes: Each<Option<Outcome>>,
@@ -52,10 +61,6 @@ impl<'a> Journey<'a> {
         }
     }
 
-    fn is_over(&self) -> bool {
-        self.outcomes.iter().all(Option::is_some)
-    }
-
     /// Positions of commands without an outcome, ascending.
     fn open(&self) -> Each<usize> {
         let positions = 0..self.commands.len();
@@ -64,21 +69,34 @@ impl<'a> Journey<'a> {
             .collect()
     }
 
+    /// Takes what an attempt at the commands at `open` came to; who leads instead, if that was learnt.
+    fn take_all(&mut self, open: Each<usize>, tried: Tried) -> Option<u64> {
+        let outcomes = match tried {
+            Tried::Answered(outcomes) => outcomes,
+            Tried::NotDone { leader } => return leader,
+            Tried::Unknown => smallvec![Err(Refusal::OutcomeUnknown); open.len()],
+        };
+        for (position, outcome) in open.into_iter().zip(outcomes) {
+            self.take(position, outcome);
+        }
+        None
+    }
+
     /// Takes what the attempt at the command at `position` came to; it stays open if it is to be tried again.
     fn take(&mut self, position: usize, outcome: Outcome) {
-        let command = &self.commands[position];
-        self.outcomes[position] = match outcome {
-            Err(Refusal::Unavailable) => None,
-            Err(Refusal::OutcomeUnknown) if command.may_repeat() => {
-                self.unknown[position] = true;
-                None
-            }
+        if is_final(&self.commands[position], &outcome) {
             // The attempt before may still take effect where this one did not.
-            Err(Refusal::Rejected(_)) if self.may_have_happened(position) => {
-                Some(Err(Refusal::OutcomeUnknown))
-            }
-            outcome => Some(outcome),
-        };
+            let is_refused = matches!(outcome, Err(Refusal::Rejected(_)));
+            let in_doubt = is_refused && self.may_have_happened(position);
+            let outcome = if in_doubt {
+                Err(Refusal::OutcomeUnknown)
+            } else {
+                outcome
+            };
+            self.outcomes[position] = Some(outcome);
+        } else if outcome == Err(Refusal::OutcomeUnknown) {
+            self.unknown[position] = true;
+        }
     }
 
     fn may_have_happened(&self, position: usize) -> bool {
@@ -110,28 +128,50 @@ impl Router {
         Router { groups, early }
     }
 
-    /// Has the leader of `shard` answer `commands`, independent of each other, in their order.
+    /// Has the leader of `shard` answer each command of `question`, in their order.
     pub async fn ask(
         &self,
         shard: ShardId,
-        commands: &[Command],
+        question: &Arc<Question>,
         deadline: Instant,
     ) -> Each<Outcome> {
+        let commands = question.commands();
         if shard.0 >= SHARDS {
             return Journey::of(commands).end();
         }
         if let Some(refused) = self.refuse_early(shard, commands) {
             return refused;
         }
+        let leader = self.leader(shard, 0);
+        let tried = self.attempt(leader, shard, question, deadline).await;
+        let is_over = |outcomes: &Each<Outcome>| {
+            let each = commands.iter().zip(outcomes);
+            each.into_iter()
+                .all(|(command, outcome)| is_final(command, outcome))
+        };
+        match tried {
+            Tried::Answered(outcomes) if is_over(&outcomes) => outcomes,
+            tried => Box::pin(self.try_again(shard, commands, tried, deadline)).await,
+        }
+    }
+
+    /// Asks anew, until the deadline, what the first attempt did not bring to its end.
+    async fn try_again(
+        &self,
+        shard: ShardId,
+        commands: &[Command],
+        mut tried: Tried,
+        deadline: Instant,
+    ) -> Each<Outcome> {
         let mut journey = Journey::of(commands);
+        let mut open = journey.open();
         let mut pause = PAUSE_MIN;
-        let mut hint = None;
         let mut attempt = 0;
         loop {
-            let leader = hint.take().or_else(|| self.leader(shard, attempt));
-            hint = self.attempt(leader, shard, &mut journey, deadline).await;
+            let hint = journey.take_all(open, tried);
+            open = journey.open();
             let in_vain = || Instant::now() + pause >= deadline || self.is_hopeless(shard);
-            if journey.is_over() || in_vain() {
+            if open.is_empty() || in_vain() {
                 return journey.end();
             }
             attempt += 1;
@@ -139,38 +179,32 @@ impl Router {
                 sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
+            let leader = hint.or_else(|| self.leader(shard, attempt));
+            let again = open.iter().map(|at| commands[*at].clone());
+            let again = Question::new(again.collect::<Each<_>>());
+            tried = self.attempt(leader, shard, &again, deadline).await;
         }
     }
 
-    /// Asks `leader` what is still open; who leads instead, if that is learnt.
+    /// Asks `leader`.
     async fn attempt(
         &self,
         leader: Option<u64>,
         shard: ShardId,
-        journey: &mut Journey<'_>,
+        question: &Arc<Question>,
         deadline: Instant,
-    ) -> Option<u64> {
-        let open = journey.open();
-        let commands: Each<&Command> = open.iter().map(|at| &journey.commands[*at]).collect();
-        let tried = match leader {
+    ) -> Tried {
+        match leader {
             Some(leader) if leader == self.groups.node_id => {
-                Tried::Answered(self.ask_here(shard, &commands, deadline).await)
+                let place = self.groups.sharing.place_of(shard);
+                let mailbox = &self.groups.of(shard).mailbox;
+                Tried::Answered(mailbox.ask(place, question, deadline).await)
             }
-            Some(leader) => self.forward(leader, shard, commands, deadline).await,
+            Some(leader) => {
+                let commands = question.commands();
+                self.forward(leader, shard, commands, deadline).await
+            }
             None => Tried::NotDone { leader: None },
-        };
-        match tried {
-            Tried::Answered(outcomes) => {
-                let answered = open.into_iter().zip(outcomes);
-                answered.for_each(|(position, outcome)| journey.take(position, outcome));
-                None
-            }
-            Tried::NotDone { leader } => leader,
-            Tried::Unknown => {
-                let unknown = |position| journey.take(position, Err(Refusal::OutcomeUnknown));
-                open.into_iter().for_each(unknown);
-                None
-            }
         }
     }
 
@@ -184,40 +218,29 @@ impl Router {
         Some(smallvec![Err(Refusal::Rejected(rejection))])
     }
 
-    /// Has this node's actor answer.
-    async fn ask_here(
-        &self,
-        shard: ShardId,
-        commands: &[&Command],
-        deadline: Instant,
-    ) -> Each<Outcome> {
-        let place = self.groups.sharing.place_of(shard);
-        let mailbox = &self.groups.of(shard).mailbox;
-        mailbox.ask(place, commands, deadline).await
-    }
-
     /// Answers another node's question for a shard that it believes is led here.
-    pub fn answer_forwarded(&self, forwarded: Forwarded<Command>, to: Responder) {
-        let answer =
-            |to: Responder, answer: ForwardAnswer| to.answer(&rpc::encode_answer(&Ok(answer)));
-        let shard = ShardId(forwarded.shard);
-        if shard.0 >= SHARDS {
+    pub fn answer_forwarded(&self, forwarded: Forwarded<Each<Command>>, to: Responder) {
+        let Forwarded { shard, commands } = forwarded;
+        let shard = ShardId(shard);
+        let answer = |to: Responder, answer| {
+            to.answer(&rpc::encode_answer::<ForwardAnswer>(&Ok(answer)));
+        };
+        if shard.0 >= SHARDS || commands.is_empty() {
             return answer(to, ForwardAnswer::Elsewhere { leader: None });
         }
         let group = self.groups.of(shard);
-        let leads = |metrics: &RaftMetrics<TypeConfig>| metrics.state.is_leader();
-        if group.look(leads) != Some(true) {
+        if group.look(|metrics| metrics.state.is_leader()) != Some(true) {
             let leader = group.look(|metrics| metrics.current_leader).flatten();
             let leader = leader.filter(|leader| *leader != self.groups.node_id);
             return answer(to, ForwardAnswer::Elsewhere { leader });
         }
-        if let Some(refused) = self.refuse_early(shard, &forwarded.commands) {
-            return answer(to, ForwardAnswer::Decided(refused.into_vec()));
+        if let Some(refused) = self.refuse_early(shard, &commands) {
+            return answer(to, ForwardAnswer::Decided(refused));
         }
+        let taker = move |outcomes| answer(to, ForwardAnswer::Decided(outcomes));
+        let question = Question::for_taker(commands, taker);
         let place = self.groups.sharing.place_of(shard);
-        let taker =
-            move |outcomes: Each<Outcome>| answer(to, ForwardAnswer::Decided(outcomes.into_vec()));
-        group.mailbox.ask_for(place, forwarded.commands, taker);
+        group.mailbox.tell(place, &question);
     }
 
     /// Who leads a shard, as far as this node knows; where it runs no replica, another that has one.
@@ -255,14 +278,13 @@ impl Router {
         &self,
         leader: u64,
         shard: ShardId,
-        commands: Each<&Command>,
+        commands: &[Command],
         deadline: Instant,
     ) -> Tried {
-        let count = commands.len();
         let patience = deadline.saturating_duration_since(Instant::now());
         let forwarded = Forwarded {
             shard: shard.0,
-            commands: commands.into_vec(),
+            commands,
         };
         let payload = codec::encode(&forwarded);
         let call = self
@@ -270,8 +292,8 @@ impl Router {
             .peers
             .call(leader, Lane::Forward, Kind::Forward as u8, &payload);
         match rpc::answer::<ForwardAnswer>(call.within(patience).await) {
-            Ok(ForwardAnswer::Decided(outcomes)) if outcomes.len() == count => {
-                Tried::Answered(outcomes.into())
+            Ok(ForwardAnswer::Decided(outcomes)) if outcomes.len() == commands.len() => {
+                Tried::Answered(outcomes)
             }
             Ok(ForwardAnswer::Decided(_)) => Tried::Unknown,
             Ok(ForwardAnswer::Elsewhere { leader }) => Tried::NotDone { leader },

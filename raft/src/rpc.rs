@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::{Cluster, ClusterChange};
 use crate::flows::FlowQuery;
 use crate::group::GroupStatus;
-use crate::mailbox::Outcome;
 use crate::meta::ConfigVersion;
 use crate::peer::CallError;
+use crate::question::{Each, Outcome};
 use crate::types::{LogId, NodeInfo, TypeConfig, decode_entry, encode_entry};
 
 /// What a message is.
@@ -165,20 +165,20 @@ pub struct SnapshotInstall {
     pub bytes: u64,
 }
 
-/// Clients' commands on their way to a leader. `C` is a command, or on the asking side a reference to one.
+/// Clients' commands on their way to a leader. `C` is a list of commands, or on the asking side a reference to one.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Forwarded<C> {
     /// The shard.
     pub shard: u16,
     /// What is asked.
-    pub commands: Vec<C>,
+    pub commands: C,
 }
 
 /// What became of forwarded commands.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ForwardAnswer {
     /// The shard's answers, in the order of the commands.
-    Decided(Vec<Outcome>),
+    Decided(Each<Outcome>),
     /// This node does not lead the shard; nothing was done.
     Elsewhere {
         /// The node that does, if known.

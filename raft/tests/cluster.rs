@@ -172,7 +172,7 @@ impl Cluster {
             quantity,
             terms: Box::new(Terms::default()),
         };
-        let answer = self.nodes[&by].ask(shard, &create, deadline()).await;
+        let answer = self.nodes[&by].ask(shard, create, deadline()).await;
         assert!(matches!(answer, Ok(Answer::Promotion { .. })), "{answer:?}");
     }
 
@@ -190,7 +190,7 @@ impl Cluster {
         };
         let shard = shard_of(&promotion(id));
         match self.nodes[&by]
-            .ask(shard, &Command::Grab(grab), deadline())
+            .ask(shard, Command::Grab(grab), deadline())
             .await?
         {
             Answer::Granted(granted) => Ok(granted),

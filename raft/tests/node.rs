@@ -73,7 +73,7 @@ async fn create(node: &Node, id: &str, quantity: u64) {
         quantity,
         terms: Box::new(Terms::default()),
     };
-    let answer = node.ask(shard, &create, deadline()).await;
+    let answer = node.ask(shard, create, deadline()).await;
     assert!(
         matches!(answer, Ok(Answer::Promotion { created: true, .. })),
         "{answer:?}"
@@ -93,7 +93,7 @@ async fn grab(node: &Node, order: &str, id: &str) -> Result<Granted, Refusal> {
         items: Items::from_iter([item]),
     };
     let shard = shard_of(&promotion(id));
-    match node.ask(shard, &Command::Grab(grab), deadline()).await? {
+    match node.ask(shard, Command::Grab(grab), deadline()).await? {
         Answer::Granted(granted) => Ok(granted),
         other => panic!("a grab was answered {other:?}"),
     }

@@ -10,7 +10,7 @@ use qiang_engine::command::{Code, Grab, Granted};
 use qiang_engine::promotion::{PromotionState, PromotionView};
 use qiang_engine::routing::{SHARDS, shard_of};
 use qiang_engine::{Answer, Command, PromotionId, Refusal, ShardId, UnixMs};
-use qiang_raft::{Board, Flow, FlowError, Node, NodeReport, Policy};
+use qiang_raft::{Board, Flow, FlowError, Node, NodeReport, Policy, Question};
 use tokio::time::{Instant, timeout};
 
 use crate::cart;
@@ -89,12 +89,15 @@ impl Service {
         let Some(shard) = only_shard(&grab) else {
             return cart::grab(self, grab, deadline).await;
         };
-        let command = Command::Grab(grab);
+        let mut question = Question::new([Command::Grab(grab)]);
         loop {
-            match granted_of(self.node.ask(shard, &command, deadline).await) {
+            let outcomes = self.node.ask_many(shard, &question, deadline).await;
+            let outcome = outcomes.into_iter().next();
+            match granted_of(outcome.expect("one command has one outcome")) {
                 Err(refusal) if is_in_doubt(&refusal) => cart::wait_for_other_try(deadline).await?,
                 outcome => return outcome,
             }
+            question = Question::new(question.commands().to_vec());
         }
     }
 
@@ -135,12 +138,14 @@ impl Service {
             positions,
             commands,
         } = together;
-        let outcomes = self.node.ask_many(shard, &commands, deadline).await;
+        let question = Question::new(commands);
+        let outcomes = self.node.ask_many(shard, &question, deadline).await;
+        let commands = question.commands();
         let mut granted = Vec::with_capacity(outcomes.len());
         for ((position, command), outcome) in positions.into_iter().zip(commands).zip(outcomes) {
             let outcome = match (granted_of(outcome), command) {
                 (Err(refusal), Command::Grab(grab)) if is_in_doubt(&refusal) => {
-                    self.grab(grab).await
+                    self.grab(grab.clone()).await
                 }
                 (outcome, _) => outcome,
             };
@@ -287,7 +292,7 @@ impl Service {
         command: Command,
         deadline: Instant,
     ) -> Result<Answer, Refusal> {
-        self.node.ask(shard, &command, deadline).await
+        self.node.ask(shard, command, deadline).await
     }
 
     /// Puts every new configuration in force as soon as this node learns of it.
