@@ -180,7 +180,9 @@ impl Shard {
         }
         let number =
             u32::try_from(self.promotions.len()).expect("a shard has fewer than 2^32 promotions");
-        self.digest = self.digest.wrapping_add(digest::promotion_term(promotion));
+        let term = digest::promotion_term(promotion);
+        self.digest = self.digest.wrapping_add(term);
+        self.promotion_terms.push(term);
         self.promotion_names.insert(promotion.id.clone(), number);
         self.promotions.push(promotion.clone());
         self.attempts.push(Arc::default());
@@ -197,7 +199,9 @@ impl Shard {
         if number as usize + 1 != self.promotions.len() {
             return Err(ApplyError::NoPromotion(promotion_id.clone()));
         }
-        let promotion = self.promotions.pop().expect("its number was found");
+        let term = self.promotion_terms.pop().expect("its number was found");
+        self.digest = self.digest.wrapping_sub(term);
+        self.promotions.pop();
         self.attempts.pop();
         self.shown.pop();
         self.touched.retain(|touched| *touched != number);
@@ -205,7 +209,6 @@ impl Shard {
         self.promotion_names.remove(promotion_id);
         self.promotion_index
             .remove(self.hasher.hash(promotion_id.as_bytes()), number);
-        self.digest = self.digest.wrapping_sub(digest::promotion_term(&promotion));
         Ok(())
     }
 
@@ -231,9 +234,10 @@ impl Shard {
     ) -> Result<(), ApplyError> {
         self.touch(number);
         let promotion = &mut self.promotions[number as usize];
-        self.digest = self.digest.wrapping_sub(digest::promotion_term(promotion));
         let changed = change(promotion) && promotion.counters.balanced();
-        self.digest = self.digest.wrapping_add(digest::promotion_term(promotion));
+        let term = digest::promotion_term(promotion);
+        let before = std::mem::replace(&mut self.promotion_terms[number as usize], term);
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(term);
         if changed {
             Ok(())
         } else {

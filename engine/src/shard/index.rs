@@ -15,11 +15,11 @@ const PARTS: usize = 256;
 /// Places behind the last home, for entries pushed right.
 const SPILL: usize = 16;
 
-/// Homes of a part that has any. It grows when less than one in eight is left.
+/// Homes of a part that has any. It grows when less than one in four is left: fuller ones are slow to insert into.
 const HOMES_MIN: usize = 16;
 
 /// Cache lines from an entry's home on that a search or an insertion most often looks at.
-pub(super) const LINES_AHEAD: usize = 3;
+pub(super) const LINES_AHEAD: usize = 2;
 
 /// An unoccupied place. No tag is greater than a gap's, and no entry equals it: slots are below
 /// `u32::MAX`.
@@ -91,7 +91,7 @@ impl Index {
     /// Adds a slot whose key is not in the index.
     pub(super) fn insert(&mut self, hash: u64, slot: u32) {
         let part = &mut self.parts[part_of(hash)];
-        if part.used * 8 >= part.homes * 7 {
+        if part.used * 4 >= part.homes * 3 {
             part.grow();
         }
         while !part.insert(entry_of(hash, slot)) {

@@ -81,6 +81,8 @@ pub struct Shard {
     deadlines: Deadlines,
     undone: FxHashMap<TryId, UnixMs>,
     digest: u64,
+    /// What each promotion adds to the digest, by its number.
+    promotion_terms: Vec<u64>,
     /// Told of every order that comes in; for those who refuse early.
     seen: Option<Arc<Seen>>,
 }
@@ -108,6 +110,7 @@ impl Shard {
             deadlines: Deadlines::new(),
             undone: FxHashMap::default(),
             digest: 0,
+            promotion_terms: Vec::new(),
             seen: None,
         }
     }
