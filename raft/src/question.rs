@@ -29,7 +29,8 @@ pub struct Question {
 }
 
 struct Gathered {
-    answers: Each<Option<Outcome>>,
+    /// `outcome_unknown` until it is there.
+    answers: Each<Outcome>,
     /// Who takes all answers, if nobody waits for them.
     taker: Option<Taker>,
 }
@@ -51,7 +52,7 @@ impl Question {
     }
 
     fn with(commands: Each<Command>, taker: Option<Taker>) -> Arc<Self> {
-        let answers = smallvec![None; commands.len()];
+        let answers = smallvec![Err(Refusal::OutcomeUnknown); commands.len()];
         Arc::new(Question {
             gathered: Mutex::new(Gathered { answers, taker }),
             lacking: AtomicUsize::new(commands.len()),
@@ -86,15 +87,13 @@ impl Question {
     }
 
     fn told(&self) -> Each<Outcome> {
-        let answers = std::mem::take(&mut self.lock().answers);
-        let or_unknown = |answer: Option<Outcome>| answer.unwrap_or(Err(Refusal::OutcomeUnknown));
-        answers.into_iter().map(or_unknown).collect()
+        std::mem::take(&mut self.lock().answers)
     }
 
     fn answer(&self, position: usize, outcome: Outcome) {
         // A caller that stopped waiting learns the outcome when it repeats the order id.
         if let Some(answer) = self.lock().answers.get_mut(position) {
-            *answer = Some(outcome);
+            *answer = outcome;
         }
         if self.lacking.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;

@@ -121,11 +121,11 @@ impl Service {
             .into_iter()
             .map(async |(position, grab)| (position, self.grab(grab).await));
         let (together, alone) = join(join_all(together), join_all(alone)).await;
-        let mut outcomes: Vec<Option<Result<Granted, Refusal>>> = vec![None; count];
+        let mut outcomes = vec![Err(Refusal::OutcomeUnknown); count];
         for (position, outcome) in together.into_iter().flatten().chain(alone) {
-            outcomes[position] = Some(outcome);
+            outcomes[position] = outcome;
         }
-        outcomes.into_iter().flatten().collect()
+        outcomes
     }
 
     async fn grab_together(
