@@ -83,10 +83,10 @@ impl Handler for Answers {
             Kind::Append => to.answer_with(async move { reply(&append(&node, &payload).await) }),
             Kind::Vote => to.answer_with(async move { reply(&vote(&node, &payload, false).await) }),
             Kind::PreVote => {
-                to.answer_with(async move { reply(&vote(&node, &payload, true).await) })
+                to.answer_with(async move { reply(&vote(&node, &payload, true).await) });
             }
             Kind::TransferLeader => {
-                to.answer_with(async move { reply(&transfer_leader(&node, &payload).await) })
+                to.answer_with(async move { reply(&transfer_leader(&node, &payload).await) });
             }
             Kind::SnapshotChunk => to.answer_with(async move {
                 reply(&receive_chunk(&node, transfers, from, &payload).await)
@@ -94,7 +94,7 @@ impl Handler for Answers {
             Kind::SnapshotInstall => {
                 to.answer_with(
                     async move { reply(&install(&node, &transfers, from, &payload).await) },
-                )
+                );
             }
             Kind::Meta => to.answer_with(async move { reply(&meta(&node, &payload).await) }),
             Kind::Shard => to.answer_with(async move { shard(&node, &payload).await }),

@@ -178,7 +178,7 @@ impl Asked {
         mut decide: impl FnMut(Place, &Command, Reply) -> Result<(), E>,
     ) -> Result<(), E> {
         let question = self.question.clone();
-        while let Some(position) = self.positions.next() {
+        for position in self.positions.by_ref() {
             let reply = Reply(Some((question.clone(), position)));
             decide(self.place, &question.commands[position], reply)?;
         }

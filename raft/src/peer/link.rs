@@ -102,7 +102,9 @@ impl Inner {
     fn close(&self) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let links = std::mem::take(&mut *links);
-        links.values().for_each(|link| link.close());
+        for link in links.values() {
+            link.close();
+        }
     }
 }
 

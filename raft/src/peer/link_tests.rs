@@ -85,6 +85,12 @@ fn ask(peers: &Peers, payload: &[u8]) -> Call {
     peers.call(2, Lane::Forward, 7, payload)
 }
 
+fn answer_all(questions: Vec<(Bytes, Responder)>, answer: &[u8]) {
+    for (_, to) in questions {
+        to.answer(answer);
+    }
+}
+
 fn is_not_sent(answer: &Result<Bytes, CallError>) -> bool {
     matches!(answer, Err(CallError::NotSent(_)))
 }
@@ -144,7 +150,7 @@ async fn what_was_sent_is_broken_with_its_connection_and_the_next_one_goes_on() 
     assert_eq!(sent.await, Err(CallError::Broken));
     let call = ask(&peers, b"anew");
     // An answer to a connection of the past is heard by nobody.
-    kept.into_iter().for_each(|(_, to)| to.answer(b"late"));
+    answer_all(kept, b"late");
     dialer
         .node
         .take(1)
@@ -190,9 +196,9 @@ async fn a_crowd_of_questions_is_read_as_far_as_there_is_room_and_the_rest_later
     let more = dialer.node.count();
     assert!(more < 4_000, "{more} further ones are under way");
     kept.extend(dialer.node.take(more).await);
-    kept.into_iter().for_each(|(_, to)| to.answer(b"yes"));
+    answer_all(kept, b"yes");
     let rest = dialer.node.take(CROWD - 8_192 - more).await;
-    rest.into_iter().for_each(|(_, to)| to.answer(b"yes"));
+    answer_all(rest, b"yes");
     for call in calls {
         assert_eq!(call.within(SOON).await, Ok(Bytes::from_static(b"yes")));
     }
