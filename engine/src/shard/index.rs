@@ -4,8 +4,8 @@
 //! half of the hash. The *home* of an entry is where its tag would stand if all tags were evenly
 //! spread; the entry stands there or further right with no gap in between, so a search steps right from
 //! home until a gap or a greater tag. Since an entry carries its tag, a part grows by copying it in
-//! order, without looking at a single key, and it grows by a quarter: little memory lies idle, and no
-//! request waits for more than one small part.
+//! order, without looking at a single key, and it grows by half: an entry is copied three times on average
+//! however many there are, and no request waits for more than one small part.
 //!
 //! Invariant: a part is sorted by tag, and there is no gap between an entry and its home.
 
@@ -15,7 +15,7 @@ const PARTS: usize = 256;
 /// Places behind the last home, for entries pushed right.
 const SPILL: usize = 16;
 
-/// Homes of a part that has any. It grows when less than one in four is left: fuller ones are slow to insert into.
+/// Homes of a part that has any. It grows when less than one in eight is left.
 const HOMES_MIN: usize = 16;
 
 /// Cache lines from an entry's home on that a search or an insertion most often looks at.
@@ -91,7 +91,7 @@ impl Index {
     /// Adds a slot whose key is not in the index.
     pub(super) fn insert(&mut self, hash: u64, slot: u32) {
         let part = &mut self.parts[part_of(hash)];
-        if part.used * 4 >= part.homes * 3 {
+        if part.used * 8 >= part.homes * 7 {
             part.grow();
         }
         while !part.insert(entry_of(hash, slot)) {
@@ -158,9 +158,9 @@ impl Part {
         self.used -= 1;
     }
 
-    /// Makes the part a quarter larger, every entry as near to its new home as order allows.
+    /// Makes the part half as large again, every entry as near to its new home as order allows.
     fn grow(&mut self) {
-        self.homes = HOMES_MIN.max(self.homes + self.homes / 4);
+        self.homes = HOMES_MIN.max(self.homes + self.homes / 2);
         let mut entries = vec![GAP; self.homes + SPILL];
         let mut free = 0;
         for entry in self.entries.iter().filter(|entry| **entry != GAP) {

@@ -161,10 +161,11 @@ async fn serve_connection(
     let line = Arc::new(Line::default());
     let still_ours =
         || incoming.lane == Lane::Recovery || credentials.who().incarnation == incarnation;
+    // Answers before further questions, however many of those come.
     tokio::select! {
         biased;
-        read = read_questions(reader, incoming, handler, &line, still_ours) => read,
         written = write_answers(writer, &line) => written,
+        read = read_questions(reader, incoming, handler, &line, still_ours) => read,
     }
 }
 
