@@ -174,17 +174,17 @@ fn whoever_belongs_elsewhere_is_told_why_and_dropped() {
         ),
         (
             Hello {
-                protocol: 3,
+                protocol: 4,
                 ..own()
             },
-            "protocol 2, not 3",
+            "protocol 3, not 4",
         ),
         (
             Hello {
-                protocol: 1,
+                protocol: 2,
                 ..own()
             },
-            "protocol 2, not 1",
+            "protocol 3, not 2",
         ),
         (
             Hello {
