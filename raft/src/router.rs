@@ -4,6 +4,7 @@
 //! Invariant: a command whose outcome is unknown is repeated only if twice is the same as once, and what
 //! such a repeat refuses is not told as a refusal: the first may still take effect.
 
+use std::iter::zip;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,9 +146,7 @@ impl Router {
         let leader = self.leader(shard, 0);
         let tried = self.attempt(leader, shard, question, deadline).await;
         let is_over = |outcomes: &Each<Outcome>| {
-            let each = commands.iter().zip(outcomes);
-            each.into_iter()
-                .all(|(command, outcome)| is_final(command, outcome))
+            zip(commands, outcomes).all(|(command, outcome)| is_final(command, outcome))
         };
         match tried {
             Tried::Answered(outcomes) if is_over(&outcomes) => outcomes,
