@@ -54,9 +54,10 @@ impl FrameWriter {
         self.last_id = id;
     }
 
-    /// Whether it should go before it takes another message.
-    fn is_full(&self) -> bool {
-        self.bytes.len() >= FRAME_BYTES_FULL
+    /// Whether it should go before it takes this message.
+    fn is_full_for(&self, payload: &[u8]) -> bool {
+        let outgrown = self.bytes.len() + MESSAGE_HEAD_BYTES + payload.len() > FRAME_BYTES_MAX;
+        self.bytes.len() >= FRAME_BYTES_FULL || !self.is_empty() && outgrown
     }
 
     fn is_empty(&self) -> bool {
@@ -95,7 +96,7 @@ pub struct Frame {
 impl Outbox {
     /// Adds a message.
     pub fn push(&mut self, id: u64, kind: u8, payload: &[u8]) {
-        if self.open.is_full() {
+        if self.open.is_full_for(payload) {
             let full = self.finish_open();
             self.full.push_back(full);
         }
@@ -206,5 +207,25 @@ mod tests {
         let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
         assert_eq!(ids, [1, 2, 3, 4, 5]);
         assert!(messages.iter().all(|m| m.kind == 3 && m.payload == large));
+    }
+
+    #[test]
+    fn a_message_as_long_as_a_frame_may_be_goes_alone() {
+        let mut outbox = Outbox::default();
+        let longest = vec![7; FRAME_BYTES_MAX - MESSAGE_HEAD_BYTES];
+        assert!(fits(&longest));
+        outbox.push(1, 3, b"short");
+        outbox.push(2, 3, &longest);
+        outbox.push(3, 3, b"short");
+        let frames: Vec<Frame> = std::iter::from_fn(|| outbox.take()).collect();
+        let ends: Vec<u64> = frames.iter().map(|frame| frame.last_id).collect();
+        assert_eq!(ends, [1, 2, 3]);
+        let body = |frame: &Frame| frame.bytes.len() - HEAD_BYTES;
+        assert!(
+            frames
+                .iter()
+                .map(body)
+                .all(|bytes| bytes <= FRAME_BYTES_MAX)
+        );
     }
 }
