@@ -4,8 +4,8 @@
 //! half of the hash. The *home* of an entry is where its tag would stand if all tags were evenly
 //! spread; the entry stands there or further right with no gap in between, so a search steps right from
 //! home until a gap or a greater tag. Since an entry carries its tag, a part grows by copying it in
-//! order, without looking at a single key, and it grows by half: an entry is copied three times on average
-//! however many there are, and no request waits for more than one small part.
+//! order, without looking at a single key, and it grows by half: an entry is copied two to three times on
+//! average however many there are, and no request waits for more than one small part.
 //!
 //! Invariant: a part is sorted by tag, and there is no gap between an entry and its home.
 
