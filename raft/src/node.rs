@@ -29,7 +29,7 @@ use crate::liveness::run_beats;
 use crate::meta::MetaState;
 use crate::options::{Begin, NodeOptions, Policy, PolicyCell, StartError, World};
 use crate::peer::{Credentials, Handler, Peers, Stream, Tls, serve, tell_dropped};
-use crate::question::{Each, Outcome, Question};
+use crate::question::{Each, Outcome, Question, only_outcome};
 use crate::reconcile::run_reconciler;
 use crate::router::Router;
 use crate::start::{open_store, raft_config, seat_actors, sharing_of, stop_actors};
@@ -263,9 +263,7 @@ impl Node {
         deadline: Instant,
     ) -> Result<Answer, Refusal> {
         let question = Question::new([command]);
-        let outcomes = self.ask_many(shard, &question, deadline).await;
-        let outcome = outcomes.into_iter().next();
-        outcome.expect("one command has one outcome")
+        only_outcome(self.ask_many(shard, &question, deadline).await)
     }
 
     /// Has the leader of `shard` answer each command of `question`, as [`Node::ask`] would.

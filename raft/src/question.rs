@@ -20,6 +20,15 @@ pub type Outcome = Result<Answer, Refusal>;
 /// One of each command that a caller hands over together, which is most often one: that takes no allocation.
 pub type Each<T> = SmallVec<[T; 1]>;
 
+/// The outcome of the only command.
+///
+/// # Panics
+/// If there is none.
+pub fn only_outcome(outcomes: Each<Outcome>) -> Outcome {
+    let outcome = outcomes.into_iter().next();
+    outcome.expect("one command has one outcome")
+}
+
 /// Commands that a caller hands over together, independent of each other, and their answers. It is asked once.
 pub struct Question {
     commands: Each<Command>,

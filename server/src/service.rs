@@ -10,7 +10,7 @@ use qiang_engine::command::{Code, Grab, Granted};
 use qiang_engine::promotion::{PromotionState, PromotionView};
 use qiang_engine::routing::{SHARDS, shard_of};
 use qiang_engine::{Answer, Command, PromotionId, Refusal, ShardId, UnixMs};
-use qiang_raft::{Board, Flow, FlowError, Node, NodeReport, Policy, Question};
+use qiang_raft::{Board, Flow, FlowError, Node, NodeReport, Policy, Question, only_outcome};
 use tokio::time::{Instant, timeout};
 
 use crate::cart;
@@ -92,8 +92,7 @@ impl Service {
         let mut question = Question::new([Command::Grab(grab)]);
         loop {
             let outcomes = self.node.ask_many(shard, &question, deadline).await;
-            let outcome = outcomes.into_iter().next();
-            match granted_of(outcome.expect("one command has one outcome")) {
+            match granted_of(only_outcome(outcomes)) {
                 Err(refusal) if is_in_doubt(&refusal) => cart::wait_for_other_try(deadline).await?,
                 outcome => return outcome,
             }
