@@ -1,7 +1,7 @@
 //! The way between nodes: questions and answers over one connection per pair of nodes and lane.
 //!
 //! A connection begins with a handshake (`hello`), then carries frames (`frame`): many messages in one
-//! frame, one checksum over all. Whoever dials asks (`link`), whoever accepts answers (`serve`);
+//! frame, one checksum over all. Whoever dials asks (`peers`, with a `link` and its `dialler` for each lane), whoever accepts answers (`serve`);
 //! questions are handed over in the order they came, answers go back as they are ready. A lane has a
 //! connection of its own, so that a snapshot or a crowd of forwarded grabs never stands before a heartbeat.
 //!
@@ -9,9 +9,11 @@
 //! told only of what certainly never left; every queue is bounded; nothing a stranger sends is more
 //! than one log line.
 
+mod dialler;
 mod frame;
 mod hello;
 mod link;
+mod peers;
 mod serve;
 mod tls;
 
@@ -22,7 +24,7 @@ use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use hello::{Credentials, PROTOCOL};
-pub use link::{Call, CallError, Peers};
+pub use peers::{Call, CallError, Peers};
 pub(crate) use serve::tell_dropped;
 pub use serve::{Handler, Incoming, Responder, serve};
 pub use tls::{Tls, TlsError, TlsFiles};

@@ -1,13 +1,15 @@
 //! What becomes of questions: answered out of order, never sent, sent into a connection that breaks, too many at once.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::duplex;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::advance;
+use tokio::time::{Instant, advance, sleep};
 
 use super::*;
+use crate::peer::dialler::PAUSE_MIN;
+use crate::peer::link::{QUEUE_MAX, SILENCE_MAX};
 use crate::peer::{BoxFuture, Handler, Incoming, Responder, serve};
 
 const SOON: Duration = Duration::from_secs(5);
