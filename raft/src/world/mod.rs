@@ -133,10 +133,10 @@ struct SimulatedClock {
 }
 
 impl Clock {
-    /// A clock that goes with tokio's time from `began_at` on, for simulations.
-    pub fn simulated(began_at: UnixMs) -> Self {
+    /// A clock that goes with tokio's time and shows `began_at` at the moment `began` of it, for simulations.
+    pub fn simulated(began: Instant, began_at: UnixMs) -> Self {
         Clock(Some(Arc::new(SimulatedClock {
-            began: Instant::now(),
+            began,
             began_at,
             ahead_ms: AtomicI64::new(0),
         })))

@@ -14,7 +14,7 @@ use qiang_server::service::{Service, policy_of};
 use qiang_storage::{Identity, Options, SimulatedDisk, Store};
 use rand::RngExt;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::net::Net;
 
@@ -60,11 +60,12 @@ pub struct Process {
 }
 
 impl Machine {
-    pub fn new(id: u64, dc: &'static str, sharing: Sharing, home: &Path) -> Self {
+    /// A machine of the world that began at `began`: whenever it comes, its clock is right until it is set otherwise.
+    pub fn new(id: u64, dc: &'static str, sharing: Sharing, home: &Path, began: Instant) -> Self {
         Machine {
             id,
             dc,
-            clock: Clock::simulated(BEGAN_AT),
+            clock: Clock::simulated(began, BEGAN_AT),
             sharing,
             dir: home.join(id.to_string()),
             disk: SimulatedDisk::new(),

@@ -66,6 +66,7 @@ pub struct Stage {
     pub net: Net,
     pub trace: Trace,
     pub offers: Vec<Offer>,
+    began: Instant,
     /// How the shards share logs.
     sharing: Sharing,
     machines: Mutex<BTreeMap<u64, Machine>>,
@@ -82,12 +83,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Stage {
     /// Machines that do not run yet, with files below `home`.
     pub fn new(trace: Trace, home: &std::path::Path) -> Arc<Self> {
-        let sharing = sharing();
-        let machine = |(id, dc): (u64, &'static str)| (id, Machine::new(id, dc, sharing, home));
+        let (sharing, began) = (sharing(), Instant::now());
+        let machine =
+            |(id, dc): (u64, &'static str)| (id, Machine::new(id, dc, sharing, home, began));
         Arc::new(Stage {
             net: Net::new(),
             trace,
             offers: offers(),
+            began,
             sharing,
             machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
             book: Mutex::default(),
@@ -599,7 +602,8 @@ impl<'a> Faults<'a> {
         self.guest = Some(id);
         let dc = if id.is_multiple_of(2) { "a" } else { "b" };
         stage.trace.note(format_args!("{id} joins"));
-        lock(&stage.machines).insert(id, Machine::new(id, dc, stage.sharing, self.home));
+        let machine = Machine::new(id, dc, stage.sharing, self.home, stage.began);
+        lock(&stage.machines).insert(id, machine);
         stage.start(id, false).await;
         if let Some(process) = stage.any_process() {
             let node = process.node.clone();
@@ -677,9 +681,13 @@ impl<'a> Faults<'a> {
         self.down.values_mut().for_each(|until| *until = now);
         self.end_what_is_over(stage).await;
         // Not back to zero: deadlines that a clock far ahead has set would be as far away.
-        for machine in lock(&stage.machines).values() {
+        let machines = lock(&stage.machines);
+        for machine in machines.values() {
             machine.clock.set_ahead_ms(self.furthest_ahead_ms);
         }
+        let mut times = machines.values().map(|machine| machine.clock.now());
+        let first = times.next();
+        assert!(times.all(|time| Some(time) == first), "healed clocks agree");
     }
 }
 
