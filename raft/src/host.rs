@@ -8,14 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
-use openraft::error::ClientWriteError;
-use openraft::raft::ClientWriteResult;
 use qiang_engine::actor::{Actor, Effect, Fatal};
 use qiang_engine::shard::{Moment, PREFETCH_MAX};
-use qiang_engine::{Refusal, Replica, Tag};
+use qiang_engine::{Refusal, Replica};
 use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -25,8 +21,9 @@ use crate::group::{ShardGroup, raft_status};
 use crate::mailbox::LogEvent;
 use crate::node::CourierJob;
 use crate::options::PolicyCell;
+use crate::proposal::Proposal;
 use crate::question::{Asked, Reply};
-use crate::types::{LogId, OnEnd, Payload, TypeConfig};
+use crate::types::LogId;
 use crate::world::{Clock, HoldUps, Random, is_simulated, random_u64, sleep_to_beat, spawn};
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
@@ -70,14 +67,6 @@ pub struct Seat {
     chores_at: Instant,
     blank_at: Instant,
     hold_ups: HoldUps,
-}
-
-/// A batch on its way into the log.
-struct Proposal {
-    /// The leadership that it was decided under.
-    leadership: Option<LogId>,
-    tag: Tag,
-    bytes: Vec<u8>,
 }
 
 /// Why the shards of a group are stopped on this node.
@@ -172,7 +161,7 @@ impl Seat {
         let awake = self.group.quiescence.is_awake();
         if awake {
             for proposal in std::mem::take(&mut self.held) {
-                self.propose(proposal);
+                proposal.hand_over(&self.group);
             }
         }
         let worked = if self.takes_turn(actor) {
@@ -375,7 +364,7 @@ impl Seat {
                         bytes,
                     };
                     if self.group.quiescence.is_awake() {
-                        self.propose(proposal);
+                        proposal.hand_over(&self.group);
                     } else {
                         self.held.push(proposal);
                         self.group.quiescence.rouse();
@@ -411,39 +400,6 @@ impl Seat {
     fn send_courier(&self, job: CourierJob) {
         if self.around.courier.try_send(job).is_err() {
             tracing::debug!(group = self.group.id.0, "the courier is busy");
-        }
-    }
-
-    fn propose(&self, proposal: Proposal) {
-        let Proposal {
-            leadership,
-            tag,
-            bytes,
-        } = proposal;
-        let mailbox = self.group.mailbox.clone();
-        let on_end = OnEnd::new(
-            move |result: Option<ClientWriteResult<TypeConfig>>| match result {
-                // Committed: the entry itself has said so, in its place in the log.
-                Some(Ok(_)) => {}
-                Some(Err(ClientWriteError::ForwardToLeader(_))) => {
-                    mailbox.push_log(LogEvent::Refused { tag });
-                }
-                Some(Err(_)) | None => mailbox.push_log(LogEvent::Unknown { tag }),
-            },
-        );
-        let refused = || self.group.mailbox.push_log(LogEvent::Refused { tag });
-        let (Some(raft), Some(leadership)) = (self.group.raft(), leadership) else {
-            return refused();
-        };
-        let write = raft
-            .write(Payload(Bytes::from(bytes)))
-            .with_leader(leadership.leader_id)
-            .responder(on_end);
-        // Handing over needs no waiting unless Raft's queue is full; what was not handed over was
-        // never appended.
-        match write.into_future().now_or_never() {
-            Some(Ok(())) => {}
-            Some(Err(_)) | None => refused(),
         }
     }
 

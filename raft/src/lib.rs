@@ -29,6 +29,7 @@ mod operate;
 mod options;
 pub mod peer;
 pub mod placement;
+mod proposal;
 mod question;
 mod quiesce;
 mod reconcile;
