@@ -35,28 +35,28 @@ pub(crate) fn closed_to(promotion: &Promotion, channel: Channel, now: UnixMs) ->
 /// Refuses a grab for its first item, the promotion `shown`, in the order of [`Shard::decide`](crate::Shard::decide)'s checks;
 /// `None` if the shard is to decide. `seen` is what its shard has met. Attempts are not counted here.
 pub fn refuse(shown: &Shown, grab: &Grab, seen: &Seen, moment: &Moment) -> Option<Refused> {
-    let (promotion, attempts) = (shown.fixed(), shown.attempts());
+    let (terms, attempts) = (shown.terms(), shown.attempts());
     let item = grab.items.first()?;
     let refused = |code, counts| {
         let promotion_id = Some(item.promotion_id.clone());
         let rejection = Rejection { code, promotion_id };
         Some(Refused { rejection, counts })
     };
-    if let Some(code) = closed_to(promotion, grab.channel, moment.now) {
+    if let Some(code) = shown.closed_to(grab.channel, moment.now) {
         return refused(code, false);
     }
-    if let Some(retry_after_ms) = attempts.used_up(promotion, moment) {
+    if let Some(retry_after_ms) = attempts.used_up(terms, moment) {
         return refused(Code::RateLimited { retry_after_ms }, false);
     }
     let remaining = shown.counters().remaining;
     // Only the shard's owner begins a window of attempts.
     if remaining >= u64::from(item.quantity)
-        || attempts.has_passed(promotion, moment)
+        || attempts.has_passed(terms, moment)
         || seen.may_have(seen.order(&grab.order_id))
     {
         return None;
     }
-    let limits = &promotion.terms.limits;
+    let limits = &terms.limits;
     let over = |limit: Option<u32>| limit.is_some_and(|limit| item.quantity > limit);
     if over(limits.per_order) {
         return refused(Code::OrderLimit, true);

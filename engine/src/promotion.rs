@@ -124,6 +124,15 @@ pub struct Terms {
     pub price: Option<Price>,
 }
 
+impl Terms {
+    /// The attempts window in force: the promotion's own or the default, if either is set.
+    pub fn window_ms(&self, default: Option<Rate>) -> u64 {
+        self.rate
+            .or(default)
+            .map_or(WINDOW_MS_DEFAULT, |rate| rate.window_ms)
+    }
+}
+
 impl Default for Terms {
     fn default() -> Self {
         Terms {
@@ -262,14 +271,6 @@ impl Promotion {
             None if self.counters.remaining == 0 => PromotionState::SoldOut,
             None => PromotionState::Active,
         }
-    }
-
-    /// The attempts window in force: the promotion's own or the default, if either is set.
-    pub fn window_ms(&self, default: Option<Rate>) -> u64 {
-        self.terms
-            .rate
-            .or(default)
-            .map_or(WINDOW_MS_DEFAULT, |rate| rate.window_ms)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ids::UnixMs;
-use crate::promotion::{Promotion, Rate};
+use crate::promotion::{Rate, Terms};
 
 /// What holds at the moment of a decision besides the shard's own state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +39,8 @@ pub struct Attempts {
 
 impl Attempts {
     /// The attempts that count at this moment.
-    pub fn at(&self, promotion: &Promotion, moment: &Moment) -> u64 {
-        if self.has_passed(promotion, moment) {
+    pub fn at(&self, terms: &Terms, moment: &Moment) -> u64 {
+        if self.has_passed(terms, moment) {
             0
         } else {
             self.count.load(Ordering::Acquire)
@@ -48,19 +48,19 @@ impl Attempts {
     }
 
     /// Whether the window is over at this moment: the next attempt that the shard's owner counts begins another.
-    pub fn has_passed(&self, promotion: &Promotion, moment: &Moment) -> bool {
-        let window_ms = promotion.window_ms(moment.default_rate);
+    pub fn has_passed(&self, terms: &Terms, moment: &Moment) -> bool {
+        let window_ms = terms.window_ms(moment.default_rate);
         let started_at = self.started_at();
         moment.now < started_at || moment.now.ms_since(started_at) >= window_ms
     }
 
     /// Milliseconds until the next window if this one is used up.
-    pub fn used_up(&self, promotion: &Promotion, moment: &Moment) -> Option<u64> {
-        let rate = promotion.terms.rate.or(moment.default_rate)?;
+    pub fn used_up(&self, terms: &Terms, moment: &Moment) -> Option<u64> {
+        let rate = terms.rate.or(moment.default_rate)?;
         let allowed = u128::from(rate.attempts) * u128::from(moment.rate_percent) / 100;
-        let used = self.at(promotion, moment);
+        let used = self.at(terms, moment);
         (u128::from(used) >= allowed).then(|| {
-            let elapsed_ms = if self.has_passed(promotion, moment) {
+            let elapsed_ms = if self.has_passed(terms, moment) {
                 0
             } else {
                 moment.now.ms_since(self.started_at())
@@ -70,8 +70,8 @@ impl Attempts {
     }
 
     /// Counts one attempt, for the shard's owner.
-    pub(super) fn count(&self, promotion: &Promotion, moment: &Moment) {
-        if self.has_passed(promotion, moment) {
+    pub(super) fn count(&self, terms: &Terms, moment: &Moment) {
+        if self.has_passed(terms, moment) {
             self.count.store(0, Ordering::Release);
             self.window_started_at
                 .store(moment.now.0, Ordering::Release);

@@ -205,7 +205,7 @@ impl Shard {
 
     fn view_at(&self, number: u32, moment: &Moment) -> PromotionView {
         let promotion = self.promotions[number as usize].clone();
-        let attempts = self.attempts[number as usize].at(&promotion, moment);
+        let attempts = self.attempts[number as usize].at(&promotion.terms, moment);
         PromotionView {
             promotion,
             attempts,

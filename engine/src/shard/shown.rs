@@ -13,8 +13,10 @@ use crossbeam::atomic::AtomicCell;
 
 use super::Shard;
 use super::attempts::Attempts;
-use crate::ids::PromotionId;
-use crate::promotion::{Counters, Promotion};
+use crate::command::Code;
+use crate::early::closed_to;
+use crate::ids::{PromotionId, UnixMs};
+use crate::promotion::{Channel, Counters, Promotion, Terms};
 
 /// A promotion for readers on any thread: as it was last committed, and its attempts, which go on being counted.
 #[derive(Debug)]
@@ -80,9 +82,14 @@ impl Shown {
         self.counters.store(counters);
     }
 
-    /// The promotion without its counters.
-    pub(crate) fn fixed(&self) -> &Promotion {
-        &self.promotion
+    /// Its terms.
+    pub fn terms(&self) -> &Terms {
+        &self.promotion.terms
+    }
+
+    /// Why it is not on sale on this channel now, if it is not.
+    pub(crate) fn closed_to(&self, channel: Channel, now: UnixMs) -> Option<Code> {
+        closed_to(&self.promotion, channel, now)
     }
 
     /// Its attempts, in the present window.
