@@ -55,8 +55,8 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Opens connections: over TCP, with TLS or without, or through a simulated network.
 pub trait Dial: Send + Sync + 'static {
-    /// Opens a connection to `address`, `host:port`.
-    fn dial(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Stream>>>;
+    /// Opens a connection to `address`, `host:port`, for `lane`.
+    fn dial(&self, address: &str, lane: Lane) -> BoxFuture<io::Result<Box<dyn Stream>>>;
 }
 
 /// Dials over TCP.
@@ -64,7 +64,7 @@ pub trait Dial: Send + Sync + 'static {
 pub struct Tcp;
 
 impl Dial for Tcp {
-    fn dial(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Stream>>> {
+    fn dial(&self, address: &str, _: Lane) -> BoxFuture<io::Result<Box<dyn Stream>>> {
         let address = address.to_owned();
         Box::pin(async move {
             let stream = tokio::net::TcpStream::connect(address).await?;

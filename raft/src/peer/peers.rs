@@ -156,7 +156,7 @@ impl Peers {
         patience: Duration,
     ) -> io::Result<(Identified, Bytes)> {
         let asked = async {
-            let mut stream = self.0.dial.dial(address).await?;
+            let mut stream = self.0.dial.dial(address, Lane::Control).await?;
             let who = introduce(stream.as_mut(), &self.0.credentials, None, Lane::Control).await?;
             let mut frame = FrameWriter::default();
             frame.push(1, kind, payload);
@@ -193,7 +193,7 @@ impl WeakPeers {
             .address(node)
             .ok_or_else(|| io::Error::other("its address is not known"))?;
         let connected = async {
-            let mut stream = peers.0.dial.dial(&address).await?;
+            let mut stream = peers.0.dial.dial(&address, lane).await?;
             introduce(stream.as_mut(), peers.credentials(), Some(node), lane).await?;
             Ok(stream)
         };

@@ -59,7 +59,7 @@ impl Dialer {
 }
 
 impl Dial for Dialer {
-    fn dial(&self, _: &str) -> BoxFuture<io::Result<Box<dyn Stream>>> {
+    fn dial(&self, _: &str, _: Lane) -> BoxFuture<io::Result<Box<dyn Stream>>> {
         if self.is_away.load(Ordering::Relaxed) {
             return Box::pin(async { Err(io::Error::other("nobody is there")) });
         }

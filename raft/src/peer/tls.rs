@@ -17,7 +17,7 @@ use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{BoxFuture, Dial, Stream, Tcp};
+use super::{BoxFuture, Dial, Lane, Stream, Tcp};
 
 /// How long whoever connects may take to show its certificate.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,10 +109,10 @@ impl Tls {
 }
 
 impl Dial for Tls {
-    fn dial(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Stream>>> {
+    fn dial(&self, address: &str, lane: Lane) -> BoxFuture<io::Result<Box<dyn Stream>>> {
         let (connector, address) = (self.connector.clone(), address.to_owned());
         Box::pin(async move {
-            let stream = Tcp.dial(&address).await?;
+            let stream = Tcp.dial(&address, lane).await?;
             let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
             let host = host.trim_matches(['[', ']']).to_owned();
             let name = ServerName::try_from(host).map_err(io::Error::other)?;

@@ -1,6 +1,7 @@
 //! The simulated network: connections whose frames are late, lost, doubled and reordered, and links that are cut.
 //!
-//! It is worse than TCP, which never loses a frame in the middle: what holds here holds there.
+//! It is worse than TCP, which never loses a frame in the middle: what holds here holds there. One thing it spares: what clients ask
+//! on its way to a leader comes once. A grab that came twice could be refused the first time and, when units came back, granted the second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use qiang_raft::Node;
-use qiang_raft::peer::{BoxFuture, Dial, Stream};
+use qiang_raft::peer::{BoxFuture, Dial, Lane, Stream};
 use qiang_raft::world::{Life, Random};
 use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, duplex, split};
@@ -147,7 +148,7 @@ struct Dialer {
 }
 
 impl Dial for Dialer {
-    fn dial(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Stream>>> {
+    fn dial(&self, address: &str, lane: Lane) -> BoxFuture<io::Result<Box<dyn Stream>>> {
         let (net, from) = (self.net.clone(), self.from);
         let number = address
             .strip_prefix("node-")
@@ -168,8 +169,15 @@ impl Dial for Dialer {
             let (near_read, near_write) = split(near);
             let (far_read, far_write) = split(far);
             // Outside any process's life: the network outlives them.
-            tokio::spawn(carry(net.clone(), (from, to), near_read, far_write));
-            tokio::spawn(carry(net, (to, from), far_read, near_write));
+            let doubles = lane != Lane::Forward;
+            let questions = Way { from, to, doubles };
+            let answers = Way {
+                from: to,
+                to: from,
+                doubles: true,
+            };
+            tokio::spawn(carry(net.clone(), questions, near_read, far_write));
+            tokio::spawn(carry(net, answers, far_read, near_write));
             let answers = node.peer_answers();
             life.spawn(node.serve_peer(Box::new(server), answers));
             Ok(Box::new(client) as Box<dyn Stream>)
@@ -177,24 +185,34 @@ impl Dial for Dialer {
     }
 }
 
+/// One direction of a connection.
+#[derive(Clone, Copy)]
+struct Way {
+    from: u64,
+    to: u64,
+    /// Whether a frame may come twice.
+    doubles: bool,
+}
+
 /// Carries frames one way until the sending side ends.
 async fn carry<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static>(
     net: Net,
-    (from, to): (u64, u64),
+    way: Way,
     mut read: ReadHalf<T>,
     write: WriteHalf<T>,
 ) {
     let (sender, frames) = mpsc::unbounded_channel();
-    tokio::spawn(deliver(net.clone(), (from, to), frames, write));
+    tokio::spawn(deliver(net.clone(), way, frames, write));
     let mut last = Instant::now();
     while let Ok(frame) = read_frame(&mut read).await {
         let quality = net.quality();
         if chance(quality.lost_ppm) {
             continue;
         }
-        let copies = if chance(quality.doubled_ppm) { 2 } else { 1 };
+        let is_doubled = chance(quality.doubled_ppm) && way.doubles;
+        let copies = if is_doubled { 2 } else { 1 };
         for _ in 0..copies {
-            let mut at = Instant::now() + quality.delay() + net.held_up(from, to);
+            let mut at = Instant::now() + quality.delay() + net.held_up(way.from, way.to);
             if !chance(quality.reordered_ppm) {
                 at = at.max(last);
                 last = at;
@@ -217,7 +235,7 @@ async fn read_frame(read: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Resul
 
 async fn deliver<T: tokio::io::AsyncWrite>(
     net: Net,
-    (from, to): (u64, u64),
+    Way { from, to, .. }: Way,
     mut frames: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
     mut write: WriteHalf<T>,
 ) {
