@@ -2,7 +2,11 @@
 //!
 //! A cursor is `index << 16 | position`: unique and growing in commit order, so a reader that keeps
 //! the last one misses none and sees none twice.
+//!
+//! A node that was away for long has a gap in its log, where a snapshot took the place of entries. Others have those, each with
+//! gaps of its own, so one log is read as far as it goes, and then another's.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +67,25 @@ pub struct Flow {
     pub record: Record,
 }
 
+/// The cursor of the end of what lies before entry `index`, which is not the first of all.
+pub(crate) fn before(index: u64) -> u64 {
+    (index << POSITION_BITS) - 1
+}
+
+/// The entry with which a reader at `cursor` goes on: the one after, if nothing more can be in its own.
+fn next_entry(cursor: u64) -> u64 {
+    cursor.saturating_add(1) >> POSITION_BITS
+}
+
+/// What one log says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// As many flows as were asked for, or all up to the end or to a gap.
+    pub flows: Vec<Flow>,
+    /// The first entry that is lacking here, if the flows end at a gap.
+    pub gap: Option<u64>,
+}
+
 /// Why flows could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum FlowError {
@@ -82,7 +105,22 @@ pub enum FlowError {
     Storage(String),
 }
 
-/// Reads the flows of one shard.
+impl FlowError {
+    /// What is to be told where neither of two logs had what was asked for: from where on either has flows, if that is known.
+    pub(crate) fn or(self, other: FlowError) -> FlowError {
+        match (self, other) {
+            (Self::Forgotten { oldest: one }, Self::Forgotten { oldest: other }) => {
+                Self::Forgotten {
+                    oldest: one.min(other),
+                }
+            }
+            (Self::Unavailable, other) | (other @ Self::Forgotten { .. }, _) => other,
+            (one, _) => one,
+        }
+    }
+}
+
+/// Reads the flows of one shard from one log.
 #[derive(Clone)]
 pub struct FlowReader {
     pub(crate) group: Arc<ShardGroup>,
@@ -91,33 +129,25 @@ pub struct FlowReader {
 }
 
 impl FlowReader {
-    /// Up to `limit` flows after the cursor `after` (0: from the oldest) that `wanted` lets through.
-    /// Blocks on the disk.
+    /// Up to `limit` flows after the cursor `after` that `wanted` lets through. Blocks on the disk.
     pub fn read(
         &self,
         after: u64,
         limit: usize,
         wanted: impl Fn(&Record) -> bool,
-    ) -> Result<Vec<Flow>, FlowError> {
+    ) -> Result<Page, FlowError> {
         let applied = *self.group.applied.borrow();
-        let first = self.log.first_index().unwrap_or(0);
-        let mut next = after >> POSITION_BITS;
-        if after == 0 {
-            next = first;
-        } else if next + 1 < first {
-            return Err(FlowError::Forgotten {
-                oldest: first << POSITION_BITS,
-            });
-        }
-        next = next.max(first);
+        let mut next = self.start(after)?;
         let shard = self.group.shard_at(self.place);
         let mut flows = Vec::new();
+        let mut gap = None;
         while next <= applied && flows.len() < limit {
             let values = self
                 .log
                 .read(next, applied + 1, READ_BYTES)
                 .map_err(|error| FlowError::Storage(error.to_string()))?;
             if values.is_empty() {
+                gap = Some(next);
                 break;
             }
             for value in &values {
@@ -137,38 +167,48 @@ impl FlowReader {
             }
         }
         flows.truncate(limit);
-        Ok(flows)
+        Ok(Page { flows, gap })
     }
 
-    /// Whether this log has every flow after the cursor `after` that it could have: none is missing
-    /// because a snapshot took the place of what this node was not there for.
-    pub fn is_whole_after(&self, after: u64) -> bool {
-        let next = (after >> POSITION_BITS).max(1);
+    /// The entry with which reading after the cursor `after` begins.
+    fn start(&self, after: u64) -> Result<u64, FlowError> {
         let applied = *self.group.applied.borrow();
-        let runs = self.log.runs();
-        let last = runs.last().map_or(0, |run| run.start);
-        next > applied || last <= next && !runs.is_empty()
+        let first = self.log.first_index().unwrap_or(applied + 1);
+        let next = next_entry(after);
+        if next + 1 < first {
+            return Err(FlowError::Forgotten {
+                oldest: first << POSITION_BITS,
+            });
+        }
+        Ok(next.max(first))
+    }
+
+    /// Whether this log says anything of what follows the cursor `after`, and does not begin with a gap there.
+    pub fn goes_on_after(&self, after: u64) -> Result<bool, FlowError> {
+        let next = self.start(after)?;
+        let is_here = |run: &Range<u64>| run.contains(&next);
+        Ok(next > *self.group.applied.borrow() || self.log.runs().iter().any(is_here))
     }
 
     /// Flows as asked for; waits for the first while there is none, unless `stop` says so.
     pub async fn query(
         &self,
-        query: FlowQuery,
+        query: &FlowQuery,
         stop: impl Fn() -> bool,
-    ) -> Result<Vec<Flow>, FlowError> {
+    ) -> Result<Page, FlowError> {
         let until = Instant::now() + query.wait;
         // Subscribed before the first look, so that no advance is missed.
         let mut advances = self.advances();
-        let query = Arc::new(query);
+        let query = Arc::new(query.clone());
         loop {
             advances.mark_seen();
             let (reader, asked) = (self.clone(), query.clone());
             let read = move || reader.read(asked.after, asked.limit, |record| asked.wants(record));
-            let flows = blocking(read).await;
-            let flows = flows.map_err(|error| FlowError::Storage(error.to_string()))??;
-            let waiting = flows.is_empty() && !stop();
+            let page = blocking(read).await;
+            let page = page.map_err(|error| FlowError::Storage(error.to_string()))??;
+            let waiting = page.flows.is_empty() && page.gap.is_none() && !stop();
             if !waiting || !matches!(timeout_at(until, advances.next()).await, Ok(true)) {
-                return Ok(flows);
+                return Ok(page);
             }
         }
     }

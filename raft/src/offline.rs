@@ -47,6 +47,18 @@ pub enum OfflineError {
         /// The first index that is left.
         first_index: u64,
     },
+    /// Flows lie on other nodes.
+    #[error(
+        "shard {shard}: the flows of log entries {first_index} to {last_index} are not here, for a snapshot took their place when this node had been away: take them from another node"
+    )]
+    Gap {
+        /// The shard.
+        shard: ShardId,
+        /// The first index that is lacking.
+        first_index: u64,
+        /// The last index that is lacking.
+        last_index: u64,
+    },
 }
 
 /// A data directory opened for reading.
@@ -113,6 +125,11 @@ impl Offline {
         let last_index = last_committed(&log);
         let entries = match last_index {
             Some(last) if last >= from => {
+                let run = log.runs().into_iter().find(|run| run.contains(&from));
+                let end = run.map_or(from, |run| run.end);
+                if end <= last {
+                    return Err(gap_at(end, &log, shard, last));
+                }
                 snapshot::fold(&mut folding, &log, from, last).map_err(wrong)?
             }
             _ => 0,
@@ -146,7 +163,7 @@ impl Offline {
         while next <= last {
             let values = log.read(next, last + 1, READ_BYTES)?;
             if values.is_empty() {
-                return Ok(());
+                return Err(gap_at(next, &log, shard, last));
             }
             for value in &values {
                 if let Some(bytes) = batch_in(next, value)
@@ -177,6 +194,17 @@ impl Offline {
 
     fn group(&self, shard: ShardId) -> GroupId {
         GroupId(self.sharing.log_of(shard))
+    }
+}
+
+/// That entries from `first_index` on are lacking, up to the next that is there, or to `last`.
+fn gap_at(first_index: u64, log: &GroupLog, shard: ShardId, last: u64) -> OfflineError {
+    let mut runs = log.runs().into_iter();
+    let behind = runs.find(|run| run.start > first_index);
+    OfflineError::Gap {
+        shard,
+        first_index,
+        last_index: behind.map_or(last, |run| run.start - 1),
     }
 }
 

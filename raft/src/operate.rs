@@ -367,11 +367,12 @@ impl Node {
         }
     }
 
-    /// Flows of a shard that has no replica here.
+    /// Flows of a shard of which this node lacks the next.
     pub(crate) async fn flows_elsewhere(&self, query: FlowQuery) -> Result<Vec<Flow>, FlowError> {
         let patience = query.wait + META_TIMEOUT;
         let voters = self.cluster().voters(query.shard.0).to_vec();
-        for node in voters {
+        let mut failure = FlowError::Unavailable;
+        for node in voters.into_iter().filter(|id| *id != self.node_id()) {
             let request = ShardRequest::Flows {
                 query: query.clone(),
             };
@@ -379,11 +380,12 @@ impl Node {
                 .ask_node::<Result<Vec<Flow>, FlowError>>(node, Kind::Shard, &request, patience)
                 .await;
             match asked {
-                Ok(Err(FlowError::Unavailable)) | Err(_) => {}
-                Ok(answer) => return answer,
+                Ok(Ok(flows)) => return Ok(flows),
+                Ok(Err(error)) => failure = failure.or(error),
+                Err(_) => {}
             }
         }
-        Err(FlowError::Unavailable)
+        Err(failure)
     }
 
     /// A promotion as some replica has it: this node's, or, where it has none, another's.

@@ -7,11 +7,13 @@ use qiang_engine::command::{Grab, Granted};
 use qiang_engine::order::{Item, Items};
 use qiang_engine::promotion::{Channel, Terms};
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
-use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Refusal};
+use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Record, Refusal};
+use qiang_raft::offline::{self, OfflineError};
 use qiang_raft::{
-    Begin, ClusterChange, GroupStatus, MetaAnswer, Node, NodeInfo, NodeOptions, Policy, Timing,
-    World,
+    Begin, ClusterChange, Flow, FlowQuery, GroupStatus, MetaAnswer, Node, NodeInfo, NodeOptions,
+    Policy, Timing, World,
 };
+use qiang_storage::GroupId;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -412,4 +414,96 @@ async fn nodes_join_and_leave_and_a_number_is_never_used_again() {
         matches!(&again, Err(MetaAnswer::Refused(why)) if why.contains("never used twice")),
         "{again:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flows_are_whole_at_every_node_though_each_was_away_while_others_went_on() {
+    let mut cluster = Cluster::of(4).await;
+    cluster.create(1, "A", 100_000).await;
+    let shard = shard_of(&promotion("A"));
+    let group = GroupId(Sharing::over(2).expect("an even share").log_of(shard));
+    let log = |node: &Node| node.store().log(group).expect("its log");
+    let mut orders = Vec::new();
+    for away in 1..=4 {
+        let by = away % 4 + 1;
+        let had = log(&cluster.nodes[&away]).last_index().expect("entries");
+        cluster.stop(away).await;
+        // More than the others keep for a node that comes back.
+        for _ in 0..1_300 {
+            let order = format!("o-{}", orders.len());
+            cluster.grab(by, &order, "A").await.expect("a grab");
+            orders.push(order);
+        }
+        for node in cluster.nodes.values() {
+            until("entries give way to a snapshot", async || {
+                let floor = log(node).floor().map(|(floor, _)| floor);
+                let is_past = floor.is_some_and(|floor| floor > had);
+                is_past.then_some(()).ok_or_else(|| format!("{floor:?}"))
+            })
+            .await;
+        }
+        cluster.start(away, Begin::Existing).await;
+        cluster.settle().await;
+        // The gap ends with the first entry that comes after it.
+        let order = format!("o-{}", orders.len());
+        cluster.grab(by, &order, "A").await.expect("a grab");
+        orders.push(order);
+        until(
+            "a snapshot takes the place of what was missed",
+            async || {
+                let runs = log(&cluster.nodes[&away]).runs();
+                (runs.len() > 1)
+                    .then_some(())
+                    .ok_or_else(|| format!("{runs:?}"))
+            },
+        )
+        .await;
+    }
+
+    let query = |after, limit, order_id| FlowQuery {
+        shard,
+        after,
+        limit,
+        wait: Duration::ZERO,
+        promotion_id: None,
+        order_id,
+    };
+    for (id, node) in &cluster.nodes {
+        let all = node.flows(query(0, usize::MAX, None), || true).await;
+        let all = all.expect("flows");
+        let granted = |flow: &Flow| match &flow.record {
+            Record::Granted(granted) => Some(granted.order_id.as_str().to_owned()),
+            _ => None,
+        };
+        let found: Vec<String> = all.iter().filter_map(granted).collect();
+        assert_eq!(found, orders, "node {id}");
+
+        let mut paged = Vec::new();
+        loop {
+            let after = paged.last().map_or(0, |flow: &Flow| flow.cursor);
+            let page = node.flows(query(after, 500, None), || true).await;
+            let page = page.expect("a page");
+            let is_last = page.len() < 500;
+            paged.extend(page);
+            if is_last {
+                break;
+            }
+        }
+        assert_eq!(paged, all, "node {id}, page by page");
+
+        for order in orders.iter().step_by(1_000) {
+            let order_id = OrderId::new(order).expect("an id");
+            let of_order = node.flows(query(0, 10, Some(order_id)), || true).await;
+            assert_eq!(of_order.expect("flows").len(), 1, "node {id}, {order}");
+        }
+    }
+    cluster.stop(1).await;
+    let offline = offline::open(&cluster.home.path().join("1")).expect("its data");
+    let exported = offline.flows(shard, 0, |_| Ok(()));
+    assert!(matches!(exported, Err(OfflineError::Gap { .. })));
+    let rebuilt = offline.fold(shard, true);
+    assert!(matches!(rebuilt, Err(OfflineError::Gap { .. })));
+    let counted = offline.fold(shard, false).expect("from its snapshot");
+    let promotion = counted.shard.promotion(&promotion("A")).expect("it");
+    assert_eq!(promotion.counters.held, orders.len() as u64);
 }
