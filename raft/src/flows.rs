@@ -17,11 +17,18 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::group::ShardGroup;
+use crate::peer::FRAME_BYTES_MAX;
 use crate::types::batch_in;
 use crate::world::{blocking, watch};
 
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 1 << 20;
+
+/// Bytes of entries after which their flows are given out, though they are fewer than asked for: they are in memory at once, and go
+/// from node to node in one message.
+const PAGE_BYTES: usize = 8 << 20;
+
+const _: () = assert!(PAGE_BYTES < FRAME_BYTES_MAX / 4);
 
 /// Bits of a cursor that number a record within its entry.
 const POSITION_BITS: u32 = 16;
@@ -80,7 +87,7 @@ fn next_entry(cursor: u64) -> u64 {
 /// What one log says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// As many flows as were asked for, or all up to the end or to a gap.
+    /// As many flows as were asked for, or as may be given out at once, or all up to the end or to a gap.
     pub flows: Vec<Flow>,
     /// The first entry that is lacking here, if the flows end at a gap.
     pub gap: Option<u64>,
@@ -114,7 +121,7 @@ impl FlowError {
                     oldest: one.min(other),
                 }
             }
-            (Self::Unavailable, other) | (other @ Self::Forgotten { .. }, _) => other,
+            (Self::Unavailable, other) => other,
             (one, _) => one,
         }
     }
@@ -141,7 +148,8 @@ impl FlowReader {
         let shard = self.group.shard_at(self.place);
         let mut flows = Vec::new();
         let mut gap = None;
-        while next <= applied && flows.len() < limit {
+        let mut bytes = 0;
+        while next <= applied && flows.len() < limit && bytes < PAGE_BYTES {
             let values = self
                 .log
                 .read(next, applied + 1, READ_BYTES)
@@ -154,14 +162,16 @@ impl FlowReader {
                 let storage =
                     |error: String| FlowError::Storage(format!("log entry {next}: {error}"));
                 let batch = batch_in(next, value).map_err(|error| storage(error.to_string()))?;
-                if let Some(bytes) = batch.filter(|_| !self.group.is_void(next)) {
-                    let records = Batch::records_of(self.place, &bytes)
+                if let Some(batch) = batch.filter(|_| !self.group.is_void(next)) {
+                    let records = Batch::records_of(self.place, &batch)
                         .map_err(|error| storage(error.to_string()))?;
                     let later = |flow: &Flow| flow.cursor > after && wanted(&flow.record);
+                    let known = flows.len();
                     flows.extend(flows_of(shard, next, records).filter(later));
+                    bytes += if flows.len() > known { batch.len() } else { 0 };
                 }
                 next += 1;
-                if flows.len() >= limit {
+                if flows.len() >= limit || bytes >= PAGE_BYTES {
                     break;
                 }
             }
@@ -267,3 +277,7 @@ pub fn flows_of(shard: ShardId, index: u64, records: Vec<Record>) -> impl Iterat
             record,
         })
 }
+
+#[cfg(test)]
+#[path = "flows_tests.rs"]
+mod tests;

@@ -80,7 +80,7 @@ impl Cursors {
         if let Some(last) = last {
             *place = Some(flow::parse(last).map_err(wrong)?.cursor.to_owned());
         }
-        Ok(lines == PAGE)
+        Ok(lines > 0)
     }
 }
 

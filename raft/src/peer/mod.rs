@@ -23,6 +23,7 @@ use std::pin::Pin;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use frame::FRAME_BYTES_MAX;
 pub use hello::{Credentials, PROTOCOL};
 pub use peers::{Call, CallError, Peers};
 pub(crate) use serve::tell_dropped;

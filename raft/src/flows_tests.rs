@@ -1,0 +1,172 @@
+//! What a reader makes of one log: where it goes on, where it ends, and what it says of gaps.
+
+use bytes::Bytes;
+use openraft::entry::RaftEntry;
+use openraft::impls::leader_id_adv::LeaderId;
+use qiang_engine::routing::Sharing;
+use qiang_engine::{Tag, TryId};
+use qiang_storage::{GroupId, Identity, Options, Store};
+use tempfile::TempDir;
+
+use super::*;
+use crate::log_store::encode_log_id;
+use crate::mailbox::Mailbox;
+use crate::options::Timing;
+use crate::types::{Entry, LogId, Payload, encode_entry};
+
+/// A log, and a reader of its only shard.
+struct Shelf {
+    reader: FlowReader,
+    _store: Store,
+    _dir: TempDir,
+}
+
+impl Shelf {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let identity = Identity::new("flows", 1, 16);
+        let options = Options {
+            wal_warm_bytes: 0,
+            ..Options::default()
+        };
+        let store = Store::open(dir.path(), &identity, &options).expect("an empty directory");
+        let log = store.log(GroupId(0)).expect("a new log");
+        let group = ShardGroup::new(0, Sharing::NONE, Mailbox::new(), Timing::default());
+        Shelf {
+            reader: FlowReader {
+                group: Arc::new(group),
+                place: Place(0),
+                log,
+            },
+            _store: store,
+            _dir: dir,
+        }
+    }
+
+    /// Appends an entry with so many records, which hold so many nonces each, and applies it.
+    fn append(&self, index: u64, records: usize, nonces: usize) {
+        let record = Record::Forgotten {
+            orders: Vec::new(),
+            tries: vec![(TryId(u64::MAX), UnixMs(u64::MAX)); nonces],
+            at: UnixMs(1),
+        };
+        let records = vec![(Place(0), record); records];
+        let tag = Tag {
+            stint: 1,
+            seq: index,
+        };
+        let batch = Batch::encode_decided(tag, Tag::default(), &records);
+        let entry = Entry::new_normal(log_id(index), Payload(Bytes::from(batch)));
+        let written = Box::new(|written: Result<(), _>| written.expect("it is taken"));
+        self.reader
+            .log
+            .append(index, vec![encode_entry(&entry)], written);
+        self.reader
+            .log
+            .save_committed(index, encode_log_id(&log_id(index)));
+        self.applied(index);
+    }
+
+    fn applied(&self, index: u64) {
+        let applied = &self.reader.group.applied;
+        applied.send_if_modified(|shown| std::mem::replace(shown, index) != index);
+    }
+
+    /// A snapshot takes the place of everything up to `index`.
+    fn skip_to(&self, index: u64) {
+        let purged = self.reader.log.purge(index, encode_log_id(&log_id(index)));
+        purged.expect("it is taken");
+        self.applied(index);
+    }
+
+    /// Cursors, as entry and position, and the gap.
+    fn read(&self, after: u64, limit: usize) -> (Vec<(u64, u64)>, Option<u64>) {
+        let page = self.reader.read(after, limit, |_| true).expect("flows");
+        let place = |flow: &Flow| (flow.index, flow.cursor & 0xffff);
+        (page.flows.iter().map(place).collect(), page.gap)
+    }
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId {
+        leader_id: LeaderId {
+            term: 1,
+            node_id: 1,
+        },
+        index,
+    }
+}
+
+fn cursor(index: u64, position: u64) -> u64 {
+    index << POSITION_BITS | position
+}
+
+#[test]
+fn a_reader_goes_on_within_an_entry_and_behind_it() {
+    let shelf = Shelf::new();
+    shelf.append(1, 2, 0);
+    shelf.append(2, 1, 0);
+    let all = vec![(1, 0), (1, 1), (2, 0)];
+    assert_eq!(shelf.read(before(1), 10), (all.clone(), None));
+    assert_eq!(shelf.read(before(1), 1), (all[..1].to_vec(), None));
+    assert_eq!(shelf.read(cursor(1, 0), 10), (all[1..].to_vec(), None));
+    assert_eq!(shelf.read(cursor(1, 1), 10), (all[2..].to_vec(), None));
+    assert_eq!(shelf.read(cursor(2, 0), 10), (vec![], None));
+    assert_eq!(shelf.read(u64::MAX, 10), (vec![], None));
+}
+
+#[test]
+fn what_ends_at_a_gap_says_so_and_what_begins_in_one_is_not_here() {
+    let shelf = Shelf::new();
+    shelf.append(1, 1, 0);
+    shelf.append(2, 1, 0);
+    shelf.skip_to(4);
+    assert_eq!(shelf.read(before(1), 10), (vec![(1, 0), (2, 0)], Some(3)));
+    shelf.append(5, 1, 0);
+    assert_eq!(shelf.read(before(1), 10), (vec![(1, 0), (2, 0)], Some(3)));
+    assert_eq!(shelf.read(before(1), 2), (vec![(1, 0), (2, 0)], None));
+    assert_eq!(shelf.read(cursor(2, 0), 10), (vec![], Some(3)));
+    assert_eq!(shelf.read(cursor(3, 7), 10), (vec![], Some(3)));
+    assert_eq!(shelf.read(before(5), 10), (vec![(5, 0)], None));
+    let goes_on = |after| shelf.reader.goes_on_after(after).expect("known");
+    assert!(goes_on(before(1)) && goes_on(cursor(2, 0)) && goes_on(before(5)));
+    assert!(goes_on(cursor(5, 0)), "what comes next will be here");
+    assert!(!goes_on(before(3)) && !goes_on(cursor(4, 0)));
+}
+
+#[test]
+fn where_a_log_begins_too_late_it_says_where_it_begins() {
+    let shelf = Shelf::new();
+    shelf.skip_to(7);
+    let forgotten = |after| shelf.reader.read(after, 10, |_| true);
+    let oldest = cursor(8, 0);
+    assert_eq!(forgotten(before(1)), Err(FlowError::Forgotten { oldest }));
+    assert_eq!(shelf.read(cursor(7, 3), 10), (vec![], None), "at its end");
+    shelf.append(8, 1, 0);
+    assert_eq!(forgotten(before(1)), Err(FlowError::Forgotten { oldest }));
+    assert_eq!(shelf.read(oldest - 1, 10), (vec![(8, 0)], None));
+}
+
+#[test]
+fn large_records_are_given_out_in_pages_that_fit_a_message() {
+    let shelf = Shelf::new();
+    // Somewhat more than a mebibyte each.
+    for index in 1..=12 {
+        shelf.append(index, 1, 60_000);
+    }
+    let (first, gap) = shelf.read(before(1), 10_000);
+    assert_eq!((first.len(), gap), (8, None));
+    let (rest, gap) = shelf.read(cursor(8, 0), 10_000);
+    assert_eq!((rest.len(), gap), (4, None));
+}
+
+#[test]
+fn of_two_failures_the_one_that_tells_more_is_told() {
+    let forgotten = |oldest| FlowError::Forgotten { oldest };
+    let damaged = || FlowError::Storage("damaged".to_owned());
+    assert_eq!(forgotten(2).or(forgotten(1)), forgotten(1));
+    assert_eq!(FlowError::Unavailable.or(forgotten(1)), forgotten(1));
+    assert_eq!(forgotten(1).or(FlowError::Unavailable), forgotten(1));
+    assert_eq!(FlowError::Unavailable.or(damaged()), damaged());
+    assert_eq!(damaged().or(FlowError::Unavailable), damaged());
+}
