@@ -193,11 +193,15 @@ impl FlowReader {
         Ok(next.max(first))
     }
 
-    /// Whether this log says anything of what follows the cursor `after`, and does not begin with a gap there.
+    /// Whether this log has the entry with which reading after the cursor `after` begins. A log that does not go so far yet has
+    /// not; one of which all is forgotten has nothing, and knows that there is nothing.
     pub fn goes_on_after(&self, after: u64) -> Result<bool, FlowError> {
         let next = self.start(after)?;
+        let applied = *self.group.applied.borrow();
         let is_here = |run: &Range<u64>| run.contains(&next);
-        Ok(next > *self.group.applied.borrow() || self.log.runs().iter().any(is_here))
+        let is_empty = self.log.first_index().is_none();
+        Ok(next <= applied && self.log.runs().iter().any(is_here)
+            || is_empty && next == applied + 1)
     }
 
     /// Flows as asked for; waits for the first while there is none, unless `stop` says so.

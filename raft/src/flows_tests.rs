@@ -132,6 +132,7 @@ fn what_ends_at_a_gap_says_so_and_what_begins_in_one_is_not_here() {
     assert!(goes_on(before(1)) && goes_on(cursor(2, 0)) && goes_on(before(5)));
     assert!(goes_on(cursor(5, 0)), "what comes next will be here");
     assert!(!goes_on(before(3)) && !goes_on(cursor(4, 0)));
+    assert!(!goes_on(before(6)), "others may be further");
 }
 
 #[test]
@@ -142,6 +143,9 @@ fn where_a_log_begins_too_late_it_says_where_it_begins() {
     let oldest = cursor(8, 0);
     assert_eq!(forgotten(before(1)), Err(FlowError::Forgotten { oldest }));
     assert_eq!(shelf.read(cursor(7, 3), 10), (vec![], None), "at its end");
+    assert_eq!(shelf.reader.goes_on_after(oldest - 1), Ok(true));
+    assert_eq!(shelf.reader.goes_on_after(oldest), Ok(true));
+    assert_eq!(shelf.reader.goes_on_after(cursor(9, 0)), Ok(false));
     shelf.append(8, 1, 0);
     assert_eq!(forgotten(before(1)), Err(FlowError::Forgotten { oldest }));
     assert_eq!(shelf.read(oldest - 1, 10), (vec![(8, 0)], None));
