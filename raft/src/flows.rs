@@ -25,8 +25,8 @@ use crate::world::{blocking, watch};
 const READ_BYTES: usize = 1 << 20;
 
 /// Bytes of entries after which their flows are given out, though they are fewer than asked for: they are in memory at once, and go
-/// from node to node in one message.
-const PAGE_BYTES: usize = 8 << 20;
+/// from node to node in one message, on the lane of the heartbeats, where a reader may wait without its connection falling silent.
+const PAGE_BYTES: usize = 1 << 20;
 
 const _: () = assert!(PAGE_BYTES < FRAME_BYTES_MAX / 4);
 

@@ -154,9 +154,9 @@ fn where_a_log_begins_too_late_it_says_where_it_begins() {
 #[test]
 fn large_records_are_given_out_in_pages_that_fit_a_message() {
     let shelf = Shelf::new();
-    // Somewhat more than a mebibyte each.
+    // Somewhat more than an eighth of a mebibyte each.
     for index in 1..=12 {
-        shelf.append(index, 1, 60_000);
+        shelf.append(index, 1, 7_500);
     }
     let (first, gap) = shelf.read(before(1), 10_000);
     assert_eq!((first.len(), gap), (8, None));

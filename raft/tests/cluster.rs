@@ -478,16 +478,15 @@ async fn flows_are_whole_at_every_node_though_each_was_away_while_others_went_on
         let found: Vec<String> = all.iter().filter_map(granted).collect();
         assert_eq!(found, orders, "node {id}");
 
-        let mut paged = Vec::new();
+        let mut paged: Vec<Flow> = Vec::new();
         loop {
-            let after = paged.last().map_or(0, |flow: &Flow| flow.cursor);
+            let after = paged.last().map_or(0, |flow| flow.cursor);
             let page = node.flows(query(after, 500, None), || true).await;
             let page = page.expect("a page");
-            let is_last = page.len() < 500;
-            paged.extend(page);
-            if is_last {
+            if page.is_empty() {
                 break;
             }
+            paged.extend(page);
         }
         assert_eq!(paged, all, "node {id}, page by page");
 

@@ -8,7 +8,7 @@ use qiang_engine::order::OrderState;
 use qiang_engine::routing::{SHARDS, shard_of};
 use qiang_engine::shard::Shard;
 use qiang_engine::{PromotionId, ShardId};
-use qiang_raft::FlowQuery;
+use qiang_raft::{Flow, FlowQuery};
 
 use crate::buyers::{Asked, Told, order_id};
 use crate::story::Stage;
@@ -114,22 +114,29 @@ async fn fold_all(stage: &Arc<Stage>) -> Result<Vec<Shard>, String> {
             .filter(|(id, process)| votes(*id, &process.node))
             .collect();
         let (id, process) = processes[usize::from(number) % processes.len()];
-        let query = FlowQuery {
-            shard: ShardId(number),
-            after: 0,
-            limit: usize::MAX,
-            wait: Duration::ZERO,
-            promotion_id: None,
-            order_id: None,
-        };
-        let node = process.node.clone();
-        let reading = process
-            .life
-            .spawn(async move { node.flows(query, || true).await });
-        let flows = reading.await.map_err(|error| error.to_string())?;
-        let flows = flows.map_err(|error| {
-            format!("node {id} cannot read the flows of shard {number}: {error}")
-        })?;
+        let mut flows: Vec<Flow> = Vec::new();
+        loop {
+            let query = FlowQuery {
+                shard: ShardId(number),
+                after: flows.last().map_or(0, |flow| flow.cursor),
+                limit: usize::MAX,
+                wait: Duration::ZERO,
+                promotion_id: None,
+                order_id: None,
+            };
+            let node = process.node.clone();
+            let reading = process
+                .life
+                .spawn(async move { node.flows(query, || true).await });
+            let page = reading.await.map_err(|error| error.to_string())?;
+            let page = page.map_err(|error| {
+                format!("node {id} cannot read the flows of shard {number}: {error}")
+            })?;
+            if page.is_empty() {
+                break;
+            }
+            flows.extend(page);
+        }
         for flow in &flows {
             let applied = shard.apply(&flow.record);
             applied.map_err(|error| {
