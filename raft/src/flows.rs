@@ -6,6 +6,8 @@
 //! A node that was away for long has a gap in its log, where a snapshot took the place of entries. Others have those, each with
 //! gaps of its own, so one log is read as far as it goes, and then another's.
 
+mod across;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +77,7 @@ pub struct Flow {
 }
 
 /// The cursor of the end of what lies before entry `index`, which is not the first of all.
-pub(crate) fn before(index: u64) -> u64 {
+fn before(index: u64) -> u64 {
     (index << POSITION_BITS) - 1
 }
 
@@ -98,10 +100,10 @@ pub struct Page {
 pub enum FlowError {
     /// What follows the cursor was deleted by retention.
     #[error(
-        "the flows after this cursor were deleted by retention; the oldest kept begin at cursor {oldest}"
+        "the flows after this cursor were deleted by retention; all that is left follows the cursor {oldest}"
     )]
     Forgotten {
-        /// The oldest cursor that can be read from.
+        /// The cursor that all that is left follows.
         oldest: u64,
     },
     /// The group is not running.
@@ -114,7 +116,7 @@ pub enum FlowError {
 
 impl FlowError {
     /// What is to be told where neither of two logs had what was asked for: from where on either has flows, if that is known.
-    pub(crate) fn or(self, other: FlowError) -> FlowError {
+    fn or(self, other: FlowError) -> FlowError {
         match (self, other) {
             (Self::Forgotten { oldest: one }, Self::Forgotten { oldest: other }) => {
                 Self::Forgotten {
@@ -184,13 +186,13 @@ impl FlowReader {
     fn start(&self, after: u64) -> Result<u64, FlowError> {
         let applied = *self.group.applied.borrow();
         let first = self.log.first_index().unwrap_or(applied + 1);
-        let next = next_entry(after);
-        if next + 1 < first {
+        // One who has something of an entry that is gone is taken to have all of it.
+        if (after >> POSITION_BITS) + 1 < first {
             return Err(FlowError::Forgotten {
-                oldest: first << POSITION_BITS,
+                oldest: before(first),
             });
         }
-        Ok(next.max(first))
+        Ok(next_entry(after).max(first))
     }
 
     /// Whether this log has the entry with which reading after the cursor `after` begins. A log that does not go so far yet has

@@ -140,15 +140,18 @@ fn where_a_log_begins_too_late_it_says_where_it_begins() {
     let shelf = Shelf::new();
     shelf.skip_to(7);
     let forgotten = |after| shelf.reader.read(after, 10, |_| true);
-    let oldest = cursor(8, 0);
+    let oldest = before(8);
     assert_eq!(forgotten(before(1)), Err(FlowError::Forgotten { oldest }));
     assert_eq!(shelf.read(cursor(7, 3), 10), (vec![], None), "at its end");
-    assert_eq!(shelf.reader.goes_on_after(oldest - 1), Ok(true));
     assert_eq!(shelf.reader.goes_on_after(oldest), Ok(true));
+    assert_eq!(shelf.reader.goes_on_after(cursor(8, 0)), Ok(true));
     assert_eq!(shelf.reader.goes_on_after(cursor(9, 0)), Ok(false));
     shelf.append(8, 1, 0);
     assert_eq!(forgotten(before(1)), Err(FlowError::Forgotten { oldest }));
-    assert_eq!(shelf.read(oldest - 1, 10), (vec![(8, 0)], None));
+    let whole_entry = forgotten(before(7));
+    assert_eq!(whole_entry, Err(FlowError::Forgotten { oldest }));
+    assert_eq!(shelf.read(oldest, 10), (vec![(8, 0)], None));
+    assert_eq!(shelf.read(cursor(7, 3), 10), (vec![(8, 0)], None));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::answers::Answers;
 use crate::board::Board;
 use crate::cluster::Cluster;
 use crate::early::Early;
-use crate::flows::{Flow, FlowError, FlowQuery, FlowReader, Page, before};
+use crate::flows::{FlowError, FlowReader};
 use crate::groups::{Groups, group_error, name};
 use crate::host::Surroundings;
 use crate::keeper::run_keeper;
@@ -341,69 +341,9 @@ impl Node {
             .clone()
     }
 
-    /// Flows of a shard, those after the cursor 0 from the oldest that are left on any node.
-    pub async fn flows(
-        &self,
-        query: FlowQuery,
-        stop: impl Fn() -> bool,
-    ) -> Result<Vec<Flow>, FlowError> {
-        if query.after > 0 {
-            return self.flows_after(query, &stop).await;
-        }
-        let from = |after| FlowQuery {
-            after,
-            ..query.clone()
-        };
-        match self.flows_after(from(before(1)), &stop).await {
-            Err(FlowError::Forgotten { oldest }) => self.flows_after(from(oldest - 1), &stop).await,
-            answer => answer,
-        }
-    }
-
-    /// Flows from this node's log as far as it goes, and from another's where it has a gap.
-    async fn flows_after(
-        &self,
-        query: FlowQuery,
-        stop: impl Fn() -> bool,
-    ) -> Result<Vec<Flow>, FlowError> {
-        let reader = self.flow_reader(&query)?;
-        if self.inner.groups.of(query.shard).raft().is_none() {
-            return self.flows_elsewhere(query).await;
-        }
-        let Page { mut flows, gap } = match reader.query(&query, stop).await {
-            Err(own @ FlowError::Forgotten { .. }) => {
-                let elsewhere = self.flows_elsewhere(query).await;
-                return elsewhere.map_err(|other| own.or(other));
-            }
-            page => page?,
-        };
-        let Some(gap) = gap else { return Ok(flows) };
-        let rest = FlowQuery {
-            after: query.after.max(before(gap)),
-            limit: query.limit - flows.len(),
-            wait: if flows.is_empty() {
-                query.wait
-            } else {
-                Duration::ZERO
-            },
-            ..query
-        };
-        // Fewer would look as if there were no more.
-        flows.extend(self.flows_elsewhere(rest).await?);
-        Ok(flows)
-    }
-
-    /// Flows for a node that lacks the next of them, if this node's log has it.
-    pub(crate) async fn flows_here(&self, query: FlowQuery) -> Result<Vec<Flow>, FlowError> {
-        let hosted = self.inner.groups.of(query.shard).raft().is_some();
-        if !hosted || !self.flow_reader(&query)?.goes_on_after(query.after)? {
-            return Err(FlowError::Unavailable);
-        }
-        self.flows_after(query, || self.is_draining()).await
-    }
-
-    fn flow_reader(&self, query: &FlowQuery) -> Result<&FlowReader, FlowError> {
-        let reader = self.inner.flows.get(usize::from(query.shard.0));
+    /// Reads the flows that this node's log has of a shard.
+    pub(crate) fn flow_reader(&self, shard: ShardId) -> Result<&FlowReader, FlowError> {
+        let reader = self.inner.flows.get(usize::from(shard.0));
         reader.ok_or(FlowError::Unavailable)
     }
 

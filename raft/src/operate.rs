@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{ClusterChange, ClusterRefusal};
-use crate::flows::{Flow, FlowError, FlowQuery};
 use crate::groups::META_GROUP;
 use crate::meta::{ConfigRefusal, ConfigVersion, MetaCommand};
 use crate::node::Node;
@@ -216,7 +215,7 @@ impl Node {
         alive.map(|(id, _)| id).collect()
     }
 
-    async fn ask_node<T: DeserializeOwned>(
+    pub(crate) async fn ask_node<T: DeserializeOwned>(
         &self,
         node: u64,
         kind: Kind,
@@ -365,27 +364,6 @@ impl Node {
         {
             tracing::debug!(?answer, "the cluster's first revision is not written yet");
         }
-    }
-
-    /// Flows of a shard of which this node lacks the next.
-    pub(crate) async fn flows_elsewhere(&self, query: FlowQuery) -> Result<Vec<Flow>, FlowError> {
-        let patience = query.wait + META_TIMEOUT;
-        let voters = self.cluster().voters(query.shard.0).to_vec();
-        let mut failure = FlowError::Unavailable;
-        for node in voters.into_iter().filter(|id| *id != self.node_id()) {
-            let request = ShardRequest::Flows {
-                query: query.clone(),
-            };
-            let asked = self
-                .ask_node::<Result<Vec<Flow>, FlowError>>(node, Kind::Shard, &request, patience)
-                .await;
-            match asked {
-                Ok(Ok(flows)) => return Ok(flows),
-                Ok(Err(error)) => failure = failure.or(error),
-                Err(_) => {}
-            }
-        }
-        Err(failure)
     }
 
     /// A promotion as some replica has it: this node's, or, where it has none, another's.

@@ -153,10 +153,10 @@ impl Problem {
         Self::new(404, "version_not_found", "No such version", detail)
     }
 
-    /// 410: the flows after the cursor were deleted by retention; `oldest` is the first cursor still kept.
+    /// 410: the flows after the cursor were deleted by retention; all that is left follows `oldest`.
     pub(super) fn flows_forgotten(oldest: String) -> Self {
         let detail = format!(
-            "the flows right after this cursor were deleted by retention; the oldest kept is {oldest}"
+            "the flows right after this cursor were deleted by retention; all that is left follows {oldest}"
         );
         let mut problem = Self::new(410, "flows_forgotten", "Flows were deleted", detail);
         problem.0.oldest = Some(oldest);
