@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, DecodeError};
 use crate::ids::Place;
 use crate::record::Record;
-use crate::routing::SHARDS;
 
 /// Names one batch. A stint is a random number drawn for each period of deciding, so a tag never
 /// repeats.
@@ -77,13 +76,14 @@ impl Batch {
     /// Encodes the batch of what a turn has decided, in the order of deciding, on whichever shards.
     pub fn encode_decided(me: Tag, prev: Tag, decided: &[(Place, Record)]) -> Vec<u8> {
         let mut out = begin(me, prev, decided.len());
-        let mut counts = [0; SHARDS as usize];
-        for (place, _) in decided {
-            counts[place.index()] += 1;
-        }
-        for (place, count) in (0..).map(Place).zip(counts).filter(|(_, count)| *count > 0) {
-            let of_shard = decided.iter().filter(|(of, _)| *of == place);
-            put_part(place, count, of_shard.map(|(_, record)| record), &mut out);
+        let place = |run: &&[(Place, Record)]| run[0].0;
+        let mut runs: Vec<&[(Place, Record)]> = decided.chunk_by(|a, b| a.0 == b.0).collect();
+        // Those of one shard stay in the order of deciding.
+        runs.sort_by_key(place);
+        for runs in runs.chunk_by(|a, b| place(a) == place(b)) {
+            let count = runs.iter().map(|run| run.len()).sum();
+            let records = runs.iter().copied().flatten().map(|(_, record)| record);
+            put_part(place(&runs[0]), count, records, &mut out);
         }
         out
     }

@@ -52,7 +52,7 @@ pub use meta::{ConfigRefusal, ConfigVersion, MetaState};
 pub use node::{CourierJob, Node};
 pub use operate::Stale;
 pub use options::{Begin, NodeOptions, Policy, StartError, Timing, World};
-pub use question::{Question, only_outcome};
+pub use question::{Each, Outcome, Question, only_outcome};
 pub use recover::{RecoverError, Recovered};
 pub use rpc::{MetaAnswer, NodeReport};
 pub use types::NodeInfo;

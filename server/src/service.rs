@@ -10,7 +10,9 @@ use qiang_engine::command::{Code, Grab, Granted};
 use qiang_engine::promotion::{PromotionState, PromotionView};
 use qiang_engine::routing::{SHARDS, shard_of};
 use qiang_engine::{Answer, Command, PromotionId, Refusal, ShardId, UnixMs};
-use qiang_raft::{Board, Flow, FlowError, Node, NodeReport, Policy, Question, only_outcome};
+use qiang_raft::{
+    Board, Each, Flow, FlowError, Node, NodeReport, Outcome, Policy, Question, only_outcome,
+};
 use tokio::time::{Instant, timeout};
 
 use crate::cart;
@@ -101,56 +103,62 @@ impl Service {
     }
 
     /// Independent grabs, answered in their order. Those of one shard go to it together; carts go alone.
-    pub async fn grab_batch(&self, grabs: Vec<Grab>) -> Vec<Result<Granted, Refusal>> {
+    pub async fn grab_batch(
+        &self,
+        grabs: Vec<Grab>,
+    ) -> impl Iterator<Item = Result<Granted, Refusal>> + use<> {
         let deadline = self.deadline();
-        let count = grabs.len();
-        let mut of_shard: Vec<Together> = shards().map(|_| Together::default()).collect();
+        let mut ways = Vec::with_capacity(grabs.len());
+        // With room for more than an even share, so that few grow.
+        let room = 2 * grabs.len() / usize::from(SHARDS);
+        let mut of_shard: Vec<Vec<Command>> = shards().map(|_| Vec::with_capacity(room)).collect();
         let mut alone = Vec::new();
-        for (position, grab) in grabs.into_iter().enumerate() {
-            match only_shard(&grab) {
-                Some(shard) => of_shard[usize::from(shard.0)].add(position, grab),
-                None => alone.push((position, grab)),
+        for grab in grabs {
+            let way = only_shard(&grab).map(|shard| usize::from(shard.0));
+            ways.push(way);
+            match way {
+                Some(shard) => of_shard[shard].push(Command::Grab(grab)),
+                None => alone.push(grab),
             }
         }
-        let together = shards()
-            .zip(of_shard)
-            .filter(|(_, together)| !together.commands.is_empty())
-            .map(|(shard, together)| self.grab_together(shard, together, deadline));
-        let alone = alone
-            .into_iter()
-            .map(async |(position, grab)| (position, self.grab(grab).await));
+        let together = shards().zip(of_shard);
+        let together =
+            together.map(|(shard, commands)| self.grab_together(shard, commands, deadline));
+        let alone = alone.into_iter().map(|grab| self.grab(grab));
         let (together, alone) = join(join_all(together), join_all(alone)).await;
-        let mut outcomes = vec![Err(Refusal::OutcomeUnknown); count];
-        for (position, outcome) in together.into_iter().flatten().chain(alone) {
-            outcomes[position] = outcome;
-        }
-        outcomes
+        // Each way has its outcomes in the order of its grabs.
+        let mut of_shard: Vec<_> = together.into_iter().map(Each::into_iter).collect();
+        let mut alone = alone.into_iter();
+        ways.into_iter().map(move |way| {
+            let outcome = match way {
+                Some(shard) => of_shard[shard].next().map(granted_of),
+                None => alone.next(),
+            };
+            outcome.unwrap_or(Err(Refusal::OutcomeUnknown))
+        })
     }
 
+    /// Grabs that go to one shard, in their order.
     async fn grab_together(
         &self,
         shard: ShardId,
-        together: Together,
+        commands: Vec<Command>,
         deadline: Instant,
-    ) -> Vec<(usize, Result<Granted, Refusal>)> {
-        let Together {
-            positions,
-            commands,
-        } = together;
-        let question = Question::new(commands);
-        let outcomes = self.node.ask_many(shard, &question, deadline).await;
-        let commands = question.commands();
-        let mut granted = Vec::with_capacity(outcomes.len());
-        for ((position, command), outcome) in positions.into_iter().zip(commands).zip(outcomes) {
-            let outcome = match (granted_of(outcome), command) {
-                (Err(refusal), Command::Grab(grab)) if is_in_doubt(&refusal) => {
-                    self.grab(grab.clone()).await
-                }
-                (outcome, _) => outcome,
-            };
-            granted.push((position, outcome));
+    ) -> Each<Outcome> {
+        if commands.is_empty() {
+            return Each::new();
         }
-        granted
+        let question = Question::new(commands);
+        let mut outcomes = self.node.ask_many(shard, &question, deadline).await;
+        for (outcome, command) in outcomes.iter_mut().zip(question.commands()) {
+            let (Err(refusal), Command::Grab(grab)) = (&*outcome, command) else {
+                continue;
+            };
+            if is_in_doubt(refusal) {
+                *outcome = self.grab(grab.clone()).await.map(Answer::Granted);
+            }
+        }
+        outcomes
     }
 
     /// Creates, changes, stops, resumes, deletes or reads a promotion; whether it was created by this.
@@ -314,20 +322,6 @@ pub(crate) fn shards() -> impl Iterator<Item = ShardId> {
     (0..SHARDS).map(ShardId)
 }
 
-/// Grabs of a batch that go to one shard, and where they stand in the batch.
-#[derive(Default)]
-struct Together {
-    positions: Vec<usize>,
-    commands: Vec<Command>,
-}
-
-impl Together {
-    fn add(&mut self, position: usize, grab: Grab) {
-        self.positions.push(position);
-        self.commands.push(Command::Grab(grab));
-    }
-}
-
 /// The shard of all of a grab's items, if they have one shard.
 fn only_shard(grab: &Grab) -> Option<ShardId> {
     let mut shards = grab.items.iter().map(|item| shard_of(&item.promotion_id));
@@ -335,7 +329,7 @@ fn only_shard(grab: &Grab) -> Option<ShardId> {
     shards.all(|shard| shard == first).then_some(first)
 }
 
-fn granted_of(outcome: Result<Answer, Refusal>) -> Result<Granted, Refusal> {
+fn granted_of(outcome: Outcome) -> Result<Granted, Refusal> {
     match outcome {
         Ok(Answer::Granted(granted)) => Ok(granted),
         Ok(_) => Err(Refusal::OutcomeUnknown),

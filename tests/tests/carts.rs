@@ -45,6 +45,44 @@ fn a_cart_on_one_shard_is_all_or_nothing() {
 }
 
 #[test]
+fn carts_and_grabs_of_several_shards_in_one_batch_are_answered_in_the_order_given() {
+    let node = Node::start();
+    let [x, y, z] = three_promotions();
+    for id in [&x, &y, &z] {
+        node.promotion(id).quantity(100).create();
+    }
+    // Over one shard, over another one, over both, and a wrong one, again and again.
+    let grab = |number: usize| {
+        let grab = node.grab(&format!("o-{number}"), &format!("buyer-{number}"));
+        match number % 5 {
+            0 => grab.of(&z, 1),
+            1 => grab.of(&x, 1),
+            2 => grab.of(&x, 1).of(&z, 1),
+            3 => grab.of(&y, 1),
+            _ => grab,
+        }
+    };
+    let grabs: Vec<_> = (0..40).map(|number| grab(number).body()).collect();
+    let answer = node
+        .post("/v1/grabs/batch", &json!({"grabs": grabs}))
+        .expect(200);
+    let results = answer["results"].as_array().expect("results are a list");
+    assert_eq!(results.len(), grabs.len(), "{answer}");
+    for (number, result) in results.iter().enumerate() {
+        if number % 5 == 4 {
+            assert_eq!(result["status"], 400, "no items: {result}");
+            continue;
+        }
+        assert_eq!(result["status"], 200, "{result}");
+        assert_eq!(result["order_id"], format!("o-{number}"), "{result}");
+        let items = result["items"].as_array().expect("items are a list");
+        let expected = if number % 5 == 2 { 2 } else { 1 };
+        assert_eq!(items.len(), expected, "{result}");
+    }
+    audit(&node);
+}
+
+#[test]
 fn a_cart_over_several_shards_is_all_or_nothing() {
     let node = Node::start();
     let [x, y, z] = three_promotions();

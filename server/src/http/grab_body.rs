@@ -110,22 +110,52 @@ fn grab_of(body: GrabBody) -> Result<Grab, Problem> {
     })
 }
 
-/// Reads a batch: each element is a grab or its own problem.
+/// The elements of a batch: grabs, and those that are none.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// In their order.
+    pub(super) grabs: Vec<Grab>,
+    /// What is wrong with each of the others, and its position among all, ascending.
+    pub(super) wrong: Vec<(usize, Problem)>,
+}
+
+impl Batch {
+    fn of(elements: impl ExactSizeIterator<Item = Result<Grab, Problem>>) -> Self {
+        let mut batch = Batch {
+            grabs: Vec::with_capacity(elements.len()),
+            wrong: Vec::new(),
+        };
+        for (position, element) in elements.enumerate() {
+            match element {
+                Ok(grab) => batch.grabs.push(grab),
+                Err(problem) => batch.wrong.push((position, problem)),
+            }
+        }
+        batch
+    }
+
+    /// How many elements there are.
+    pub(super) fn len(&self) -> usize {
+        self.grabs.len() + self.wrong.len()
+    }
+}
+
+/// Reads a batch.
 ///
 /// # Errors
 /// 400 `invalid_request` where the batch itself is wrong.
-pub(super) fn parse_batch(body: &[u8]) -> Result<Vec<Result<Grab, Problem>>, Problem> {
+pub(super) fn parse_batch(body: &[u8]) -> Result<Batch, Problem> {
     // Most often every element is a grab, and one reading is enough.
     if let Ok(Object(batch)) = parse_quietly::<Object<BatchBody<Object<GrabBody>>>>(body) {
         let grabs = batch.grabs.0.into_iter();
-        return Ok(grabs.map(|Object(grab)| grab_of(grab)).collect());
+        return Ok(Batch::of(grabs.map(|Object(grab)| grab_of(grab))));
     }
     // Otherwise elements are read one by one, so that a wrong one fails alone.
     let Object(batch) = parse::<Object<BatchBody<&RawValue>>>(body)?;
     let grabs = batch.grabs.0.into_iter();
-    Ok(grabs
-        .map(|grab| parse_grab(grab.get().as_bytes()))
-        .collect())
+    Ok(Batch::of(
+        grabs.map(|grab| parse_grab(grab.get().as_bytes())),
+    ))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Invariant: every grab that is let in passes the gate first and is counted once in metrics by its outcome.
 
 use qiang_engine::Refusal;
-use qiang_engine::command::{Grab, Granted};
+use qiang_engine::command::Granted;
 
 use super::Http;
 use super::gate::Permit;
@@ -39,21 +39,20 @@ async fn grant(http: &Http, query: Option<&str>, body: &[u8]) -> Outcome {
 /// Up to 8,192 independent grabs.
 pub(super) async fn grab_batch(http: &Http, query: Option<&str>, body: &[u8]) -> Outcome {
     Query::parse(query)?.finish()?;
-    let parsed = parse_batch(body)?;
-    let mut good: Vec<Grab> = Vec::with_capacity(parsed.len());
-    let mut take = |element: Result<Grab, _>| element.map(|grab| good.push(grab));
-    let parsed: Vec<Result<(), _>> = parsed.into_iter().map(&mut take).collect();
-    let _permit = enter(http, good.len())?;
-    let mut results = http.service.grab_batch(good).await.into_iter();
-    let mut out = Vec::with_capacity(16 + RESULT_BYTES * parsed.len());
+    let batch = parse_batch(body)?;
+    let _permit = enter(http, batch.grabs.len())?;
+    let count = batch.len();
+    let mut wrong = batch.wrong.into_iter().peekable();
+    let mut results = http.service.grab_batch(batch.grabs).await;
+    let mut out = Vec::with_capacity(16 + RESULT_BYTES * count);
     out.extend_from_slice(b"{\"results\":[");
-    for (at, element) in parsed.into_iter().enumerate() {
-        if at > 0 {
+    for position in 0..count {
+        if position > 0 {
             out.push(b',');
         }
-        let result = match element {
-            Err(problem) => Err(problem),
-            Ok(()) => result_of(results.next()),
+        let result = match wrong.next_if(|(at, _)| *at == position) {
+            Some((_, problem)) => Err(problem),
+            None => result_of(results.next()),
         };
         http.metrics.on_grab(write_result(result, &mut out));
     }
