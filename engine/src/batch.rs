@@ -80,10 +80,11 @@ impl Batch {
         let mut runs: Vec<&[(Place, Record)]> = decided.chunk_by(|a, b| a.0 == b.0).collect();
         // Those of one shard stay in the order of deciding.
         runs.sort_by_key(place);
-        for runs in runs.chunk_by(|a, b| place(a) == place(b)) {
-            let count = runs.iter().map(|run| run.len()).sum();
-            let records = runs.iter().copied().flatten().map(|(_, record)| record);
-            put_part(place(&runs[0]), count, records, &mut out);
+        for of_shard in runs.chunk_by(|a, b| place(a) == place(b)) {
+            let count = of_shard.iter().map(|run| run.len()).sum();
+            let records = of_shard.iter().copied().flatten();
+            let records = records.map(|(_, record)| record);
+            put_part(place(&of_shard[0]), count, records, &mut out);
         }
         out
     }

@@ -111,7 +111,7 @@ fn grab_of(body: GrabBody) -> Result<Grab, Problem> {
 }
 
 /// The elements of a batch: grabs, and those that are none.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batch {
     /// In their order.
     pub(super) grabs: Vec<Grab>,
