@@ -10,10 +10,10 @@
 //! Invariant: the same seed gives the same trace.
 
 mod buyers;
-mod held_up;
 mod judge;
 mod machine;
 mod net;
+mod schedule;
 mod story;
 mod trace;
 
@@ -57,7 +57,15 @@ pub fn run(seed: u64, shape: Shape) -> Result<Trace, Trace> {
 /// # Errors
 /// What was violated.
 pub fn run_held_up(seed: u64) -> Result<bool, String> {
-    simulated(seed, held_up::play(seed))
+    simulated(seed, schedule::held_up::play(seed))
+}
+
+/// Plays the schedule of `slow_clock`: whether its leader was tempted.
+///
+/// # Errors
+/// What was violated.
+pub fn run_slow_clock(seed: u64) -> Result<bool, String> {
+    simulated(seed, schedule::slow_clock::play(seed))
 }
 
 /// What comes of a story that is told in one thread, under simulated time.

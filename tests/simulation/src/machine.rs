@@ -35,6 +35,11 @@ const SYNC_US: (u64, u64) = (80, 4_000);
 const SLOW_SYNC_ONE_IN: u32 = 400;
 const SLOW_SYNC_US_MAX: u64 = 400_000;
 
+/// How fast the slowest and the fastest machine's own clock runs, in thousandths of true time: 1.35 seconds of the fastest are one
+/// of the slowest, and followers trust a leader for 1.5 times as long as it trusts its lease.
+pub const SLOWEST: u64 = 850;
+pub const FASTEST: u64 = 1_150;
+
 /// The cluster that all machines belong to.
 const CLUSTER: &str = "simulated";
 
@@ -43,6 +48,7 @@ pub struct Machine {
     pub id: u64,
     pub dc: &'static str,
     pub clock: Clock,
+    timing: Timing,
     sharing: Sharing,
     dir: PathBuf,
     disk: SimulatedDisk,
@@ -57,15 +63,27 @@ pub struct Process {
     pub life: Life,
     pub node: Node,
     pub service: Service,
+    /// How long it waits for others, in true time.
+    pub timing: Timing,
 }
 
 impl Machine {
-    /// A machine of the world that began at `began`: whenever it comes, its clock is right until it is set otherwise.
-    pub fn new(id: u64, dc: &'static str, sharing: Sharing, home: &Path, began: Instant) -> Self {
+    /// A machine of the world that began at `began`: whenever it comes, its wall clock is right until it is set otherwise. With its
+    /// other clock, of this speed, it measures nothing but its waits, so how long those truly are is all that the speed means.
+    pub fn new(
+        id: u64,
+        dc: &'static str,
+        sharing: Sharing,
+        speed: u64,
+        home: &Path,
+        began: Instant,
+    ) -> Self {
+        let election_ms_min = Timing::default().election_ms_min * 1_000 / speed;
         Machine {
             id,
             dc,
             clock: Clock::simulated(began, BEGAN_AT),
+            timing: Timing { election_ms_min },
             sharing,
             dir: home.join(id.to_string()),
             disk: SimulatedDisk::new(),
@@ -107,7 +125,7 @@ impl Machine {
             sharing: self.sharing,
             snapshot_entries: SNAPSHOT_ENTRIES,
             entries_kept: ENTRIES_KEPT,
-            timing: Timing::default(),
+            timing: self.timing,
             version: "simulated".to_owned(),
             storage: options,
         };
@@ -134,6 +152,7 @@ impl Machine {
             life,
             node,
             service,
+            timing: self.timing,
         });
         Ok(())
     }
@@ -154,6 +173,11 @@ impl Machine {
         self.disk
             .crash(|unsynced| Random.random_range(0..=unsynced));
     }
+}
+
+/// Some machine's speed.
+pub fn any_speed() -> u64 {
+    Random.random_range(SLOWEST..=FASTEST)
 }
 
 /// Writes and syncs what waits, with the delays of a disk.

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::Shape;
 use crate::buyers::{self, Book, Told};
 use crate::judge::{Judge, judge_all};
-use crate::machine::{Machine, Process};
+use crate::machine::{Machine, Process, any_speed};
 use crate::net::{Net, Quality};
 use crate::trace::Trace;
 
@@ -81,11 +81,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stage {
-    /// Machines that do not run yet, with files below `home`.
-    pub fn new(trace: Trace, home: &std::path::Path) -> Arc<Self> {
+    /// Machines of these speeds that do not run yet, with files below `home`.
+    pub fn new(trace: Trace, home: &std::path::Path, speed: impl Fn(u64) -> u64) -> Arc<Self> {
         let (sharing, began) = (sharing(), Instant::now());
-        let machine =
-            |(id, dc): (u64, &'static str)| (id, Machine::new(id, dc, sharing, home, began));
+        let machine = |(id, dc): (u64, &'static str)| {
+            let machine = Machine::new(id, dc, sharing, speed(id), home, began);
+            (id, machine)
+        };
         Arc::new(Stage {
             net: Net::new(),
             trace,
@@ -178,7 +180,7 @@ impl Stage {
 /// Plays one seed to its end.
 pub async fn play(seed: u64, shape: Shape) -> Trace {
     let home = home();
-    let stage = Stage::new(Trace::new(seed), home.path());
+    let stage = Stage::new(Trace::new(seed), home.path(), |_| any_speed());
     if let Err(why) = play_on(&stage, shape, home.path()).await {
         stage.trace.violate(why);
     }
@@ -602,7 +604,7 @@ impl<'a> Faults<'a> {
         self.guest = Some(id);
         let dc = if id.is_multiple_of(2) { "a" } else { "b" };
         stage.trace.note(format_args!("{id} joins"));
-        let machine = Machine::new(id, dc, stage.sharing, self.home, stage.began);
+        let machine = Machine::new(id, dc, stage.sharing, any_speed(), self.home, stage.began);
         lock(&stage.machines).insert(id, machine);
         stage.start(id, false).await;
         if let Some(process) = stage.any_process() {

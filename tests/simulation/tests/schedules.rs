@@ -1,0 +1,32 @@
+//! A deposed leader does not trust its lease for longer than its followers trust it, whatever it heard late and however slow its
+//! clock is.
+
+use qiang_simulation::{run_held_up, run_slow_clock};
+
+/// Seeds: elections come at random times, so the leader is tempted in some.
+const SEEDS: u64 = 12;
+
+/// Plays a schedule; in how many seeds its leader was tempted.
+fn play(schedule: impl Fn(u64) -> Result<bool, String>) -> usize {
+    let tempted = |seed: &u64| match schedule(*seed) {
+        Ok(tempted) => tempted,
+        Err(why) => panic!("seed {seed}: {why}"),
+    };
+    (1..=SEEDS).filter(tempted).count()
+}
+
+#[test]
+fn a_leader_that_hears_late_tells_nothing_from_before_its_successors_sales() {
+    assert!(
+        play(run_held_up) > 0,
+        "openraft believed in no lease, so nothing was proved"
+    );
+}
+
+#[test]
+fn a_leader_whose_clock_is_slow_tells_nothing_from_before_its_successors_sales() {
+    assert!(
+        play(run_slow_clock) > 0,
+        "no successor came within the margin, so nothing was proved"
+    );
+}
