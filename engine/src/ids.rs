@@ -28,6 +28,17 @@ pub enum IdError {
     },
 }
 
+/// Whether ids allow a byte.
+const ALLOWED: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        allowed[byte] = matches!(byte as u8, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b':' | b'-');
+        byte += 1;
+    }
+    allowed
+};
+
 /// Checks that `text` is an id.
 pub fn check_id(text: &str) -> Result<(), IdError> {
     if text.is_empty() {
@@ -36,9 +47,8 @@ pub fn check_id(text: &str) -> Result<(), IdError> {
     if text.len() > ID_BYTES_MAX {
         return Err(IdError::TooLong { bytes: text.len() });
     }
-    let allowed =
-        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
-    match text.as_bytes().iter().position(|byte| !allowed(byte)) {
+    let odd = |byte: &u8| !ALLOWED[usize::from(*byte)];
+    match text.as_bytes().iter().position(odd) {
         Some(offset) => Err(IdError::OddByte { offset }),
         None => Ok(()),
     }

@@ -3,6 +3,8 @@
 //! Invariant: items that name the same promotion are summed before anything is checked, and an address written in two
 //! ways is one address.
 
+mod plain;
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -14,13 +16,13 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::json::{ChannelName, List, Object, Whole, parse, parse_quietly};
+use super::json::{ChannelName, List, Object, Whole, parse};
 use super::problem::Problem;
 
 /// Most grabs in one batch (the public contract).
 pub(super) const BATCH_GRABS_MAX: usize = 8192;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GrabBody {
     order_id: OrderId,
@@ -38,7 +40,7 @@ struct ItemBody {
 }
 
 /// 1 to 32 items; most grabs have one, which needs no list.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct ItemsBody(Items);
 
 impl<'de> Deserialize<'de> for ItemsBody {
@@ -73,9 +75,10 @@ impl<'de> Deserialize<'de> for ItemsBody {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, bound(deserialize = "G: Deserialize<'de>"))]
-struct BatchBody<G> {
-    grabs: List<G, 0, BATCH_GRABS_MAX>,
+#[serde(deny_unknown_fields)]
+struct BatchBody<'a> {
+    #[serde(borrow)]
+    grabs: List<&'a RawValue, 0, BATCH_GRABS_MAX>,
 }
 
 /// Reads one grab.
@@ -83,8 +86,10 @@ struct BatchBody<G> {
 /// # Errors
 /// 400 `invalid_request` naming the member that is wrong.
 pub(super) fn parse_grab(body: &[u8]) -> Result<Grab, Problem> {
-    let Object(body) = parse::<Object<GrabBody>>(body)?;
-    grab_of(body)
+    match plain::read_grab(body) {
+        Some(body) => grab_of(body),
+        None => parse::<Object<GrabBody>>(body).and_then(|Object(body)| grab_of(body)),
+    }
 }
 
 fn grab_of(body: GrabBody) -> Result<Grab, Problem> {
@@ -145,13 +150,11 @@ impl Batch {
 /// # Errors
 /// 400 `invalid_request` where the batch itself is wrong.
 pub(super) fn parse_batch(body: &[u8]) -> Result<Batch, Problem> {
-    // Most often every element is a grab, and one reading is enough.
-    if let Ok(Object(batch)) = parse_quietly::<Object<BatchBody<Object<GrabBody>>>>(body) {
-        let grabs = batch.grabs.0.into_iter();
-        return Ok(Batch::of(grabs.map(|Object(grab)| grab_of(grab))));
+    if let Some(grabs) = plain::read_batch(body) {
+        return Ok(Batch::of(grabs.into_iter().map(grab_of)));
     }
-    // Otherwise elements are read one by one, so that a wrong one fails alone.
-    let Object(batch) = parse::<Object<BatchBody<&RawValue>>>(body)?;
+    // Elements are read one by one, so that a wrong one fails alone.
+    let Object(batch) = parse::<Object<BatchBody<'_>>>(body)?;
     let grabs = batch.grabs.0.into_iter();
     Ok(Batch::of(
         grabs.map(|grab| parse_grab(grab.get().as_bytes())),

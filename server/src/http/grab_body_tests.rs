@@ -1,8 +1,10 @@
 //! Grabs that are taken and grabs that are refused, member by member.
 
-use super::*;
+use proptest::prelude::*;
 use qiang_engine::promotion::Channel;
 use serde_json::{Value, json};
+
+use super::*;
 
 fn grab() -> Value {
     json!({"order_id": "o-1", "pin": "bob", "ip": "203.0.113.9", "channel": "app",
@@ -197,5 +199,97 @@ fn a_batch_that_is_wrong_itself_is_refused_whole() {
     ] {
         let problem = parse_batch(body.as_bytes()).unwrap_err();
         assert_eq!(problem.field(), field, "{}", problem.detail());
+    }
+}
+
+/// The grab that JSON's own reader takes a text for.
+fn read_as_json(text: &str) -> Option<GrabBody> {
+    let read = serde_json::from_str::<Object<GrabBody>>(text);
+    read.ok().map(|Object(grab)| grab)
+}
+
+#[test]
+fn the_plain_form_is_read_as_json_is() {
+    let plain = [
+        r#"{"order_id":"o-1","pin":"bob","ip":"203.0.113.9","channel":"app","items":[{"promotion_id":"A","quantity":1}]}"#,
+        r#"{"items":[{"quantity":2147483648,"promotion_id":"A"},{"promotion_id":"A.b_c:d-9","quantity":10}],
+            "channel" : "wechat", "ip":"::1","pin":"b", "order_id":"o" }
+        "#,
+    ];
+    for text in plain {
+        let read = plain::read_grab(text.as_bytes());
+        assert!(read.is_some() && read == read_as_json(text), "{text}");
+    }
+    let batch = format!("{{\"grabs\": [{},{}] }}", plain[0], plain[1]);
+    let read = plain::read_batch(batch.as_bytes()).expect("it is plain");
+    assert!(read.into_iter().map(Some).eq(plain.map(read_as_json)));
+}
+
+#[test]
+fn what_is_not_plain_is_left_to_json() {
+    let plain = |text: &str| plain::read_grab(text.as_bytes()).is_some();
+    let grab = r#"{"order_id":"o-1","pin":"bob","ip":"203.0.113.9","channel":"app","items":[{"promotion_id":"A","quantity":1}]}"#;
+    assert!(plain(grab));
+    for (part, other) in [
+        ("o-1", "o\\u002d1"),
+        ("o-1", "o\t1"),
+        ("o-1\"", "o-1\n\""),
+        ("pin\"", "pin \""),
+        ("o-1", ""),
+        ("o-1", "订单"),
+        ("order_id", "order"),
+        ("203.0.113.9", "203.0.113.09"),
+        ("\"app\"", "\"App\""),
+        ("\"app\"", "null"),
+        ("\"quantity\":1", "\"quantity\":01"),
+        ("\"quantity\":1", "\"quantity\":1.0"),
+        ("\"quantity\":1", "\"quantity\":1e0"),
+        ("\"quantity\":1", "\"quantity\":+1"),
+        ("\"quantity\":1", "\"quantity\":0"),
+        ("\"quantity\":1", "\"quantity\":2147483649"),
+        ("\"quantity\":1", "\"quantity\":36893488147419103233"),
+        ("\"quantity\":1", "\"quantity\":1,\"quantity\":1"),
+        ("\"quantity\":1", "\"quantity\":1,"),
+        ("}]", "},]"),
+        ("}]}", "}]}}"),
+        ("}]}", "}]"),
+        ("}]}", "}]}\u{a0}"),
+    ] {
+        assert!(grab.contains(part), "{part}");
+        assert!(!plain(&grab.replacen(part, other, 1)), "{other}");
+    }
+}
+
+proptest! {
+    /// However a text was spoilt: what is taken for plain JSON takes for the same.
+    #[test]
+    fn a_spoilt_grab_is_nothing_else_than_json_says(
+        spots in prop::collection::vec((any::<prop::sample::Index>(), 0..3, any::<prop::sample::Index>()), 0..4)
+    ) {
+        const PIECES: [&str; 24] = [
+            "\"", "\\", "{", "}", "[", "]", ",", ":", " ", "\n", "\u{b}", "0", "1", "9", "-", ".", "e", "a", "A", "/", "é",
+            "\"pin\":\"c\",", "\"ip\":\"::ffff:1.2.3.4\",", "{\"promotion_id\":\"B\",\"quantity\":7},",
+        ];
+        let mut text = grab().to_string();
+        for (at, how, piece) in spots {
+            let places: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
+            let place = places[at.index(places.len())];
+            if how > 0 {
+                text.remove(place);
+            }
+            if how != 1 {
+                text.insert_str(place, PIECES[piece.index(PIECES.len())]);
+            }
+        }
+        if let Some(grab) = plain::read_grab(text.as_bytes()) {
+            prop_assert_eq!(Some(grab), read_as_json(&text), "{}", text);
+        }
+        let batch = format!("{{\"grabs\":[{text}]}}");
+        if let Some(grabs) = plain::read_batch(batch.as_bytes()) {
+            let read = serde_json::from_str::<Object<BatchBody<'_>>>(&batch);
+            let read = read.map(|Object(batch)| batch.grabs.0).unwrap_or_default();
+            let read: Vec<_> = read.into_iter().map(|grab| read_as_json(grab.get())).collect();
+            prop_assert_eq!(grabs.into_iter().map(Some).collect::<Vec<_>>(), read, "{}", text);
+        }
     }
 }

@@ -21,16 +21,7 @@ use super::time::parse_time;
 /// 400 `invalid_request` naming the member that is wrong, or saying where the text stops being JSON.
 pub(super) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Problem> {
     // The path is only followed when there is something to name: it costs more than the parsing itself.
-    parse_quietly(bytes).map_err(|error| explain::<T>(bytes, error))
-}
-
-/// Reads `bytes` as one JSON value of type `T`, and says of what is wrong only where it stands.
-pub(super) fn parse_quietly<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<T> {
-    // Of a text known to be UTF-8 no part is looked at for that again.
-    match str::from_utf8(bytes) {
-        Ok(text) => serde_json::from_str(text),
-        Err(_) => serde_json::from_slice(bytes),
-    }
+    serde_json::from_slice(bytes).map_err(|error| explain::<T>(bytes, error))
 }
 
 fn explain<'de, T: Deserialize<'de>>(bytes: &'de [u8], error: serde_json::Error) -> Problem {
