@@ -80,12 +80,11 @@ impl Index {
     }
 
     /// A word of each cache line that a search for this hash, or an insertion, most often looks at: [`LINES_AHEAD`] of them.
-    pub(super) fn ahead(&self, hash: u64) -> impl Iterator<Item = &u64> {
+    pub(super) fn ahead(&self, hash: u64) -> [Option<&u64>; LINES_AHEAD] {
         const LINE_ENTRIES: usize = 64 / size_of::<u64>();
         let part = &self.parts[part_of(hash)];
         let home = part.home(tag_of_hash(hash));
-        let places = (home..).step_by(LINE_ENTRIES).take(LINES_AHEAD);
-        places.map_while(|place| part.entries.get(place))
+        std::array::from_fn(|line| part.entries.get(home + line * LINE_ENTRIES))
     }
 
     /// Adds a slot whose key is not in the index.

@@ -8,8 +8,6 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use smallvec::SmallVec;
-
 use super::index::LINES_AHEAD;
 use super::{Shard, ip_bytes};
 use crate::command::Command;
@@ -23,10 +21,20 @@ pub const PREFETCH_MAX: usize = 16;
 const GRAB_KEYS: usize = 3;
 
 /// Places in memory that will be looked at soon.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ahead<'a> {
-    tables: SmallVec<[&'a u64; LINES_AHEAD * GRAB_KEYS * PREFETCH_MAX]>,
-    filters: SmallVec<[&'a AtomicU64; GRAB_KEYS * PREFETCH_MAX]>,
+    tables: Vec<&'a u64>,
+    filters: Vec<&'a AtomicU64>,
+}
+
+impl Default for Ahead<'_> {
+    /// None yet, with room for those of [`PREFETCH_MAX`] grabs of one item.
+    fn default() -> Self {
+        Ahead {
+            tables: Vec::with_capacity(LINES_AHEAD * GRAB_KEYS * PREFETCH_MAX),
+            filters: Vec::with_capacity(GRAB_KEYS * PREFETCH_MAX),
+        }
+    }
 }
 
 impl<'a> Ahead<'a> {
@@ -69,7 +77,13 @@ impl<'a> Ahead<'a> {
 
     fn order(&mut self, shard: &'a Shard, order_id: &OrderId) {
         let hash = shard.hasher.hash(order_id.as_bytes());
-        self.tables.extend(shard.order_index.ahead(hash));
+        self.words(shard.order_index.ahead(hash));
+    }
+
+    fn words(&mut self, words: [Option<&'a u64>; LINES_AHEAD]) {
+        for word in words.into_iter().flatten() {
+            self.tables.push(word);
+        }
     }
 
     fn grab<'p>(
@@ -84,14 +98,15 @@ impl<'a> Ahead<'a> {
         let (ip, bytes) = ip_bytes(ip);
         let ip = &ip[..bytes];
         for number in promotions.filter_map(|id| shard.promotion_number(id)) {
-            let pin = shard.pins.ahead(&shard.hasher, number, pin.as_bytes());
-            let ip = shard.ips.ahead(&shard.hasher, number, ip);
-            self.tables.extend(pin.chain(ip));
+            self.words(shard.pins.ahead(&shard.hasher, number, pin.as_bytes()));
+            self.words(shard.ips.ahead(&shard.hasher, number, ip));
         }
         if let Some(seen) = &shard.seen {
-            let keys = [seen.order(order_id), seen.pin(pin), seen.ip(ip)];
-            self.filters
-                .extend(keys.into_iter().filter_map(|key| seen.place(key)));
+            for key in [seen.order(order_id), seen.pin(pin), seen.ip(ip)] {
+                if let Some(place) = seen.place(key) {
+                    self.filters.push(place);
+                }
+            }
         }
     }
 }

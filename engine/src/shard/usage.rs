@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 
-use super::index::Index;
+use super::index::{Index, LINES_AHEAD};
 use super::slab::Slab;
 use super::texts::{Text, Texts};
 
@@ -90,7 +90,7 @@ impl Usages {
         hasher: &KeyHasher,
         promotion: u32,
         key: &[u8],
-    ) -> impl Iterator<Item = &u64> {
+    ) -> [Option<&u64>; LINES_AHEAD] {
         self.index.ahead(hasher.hash_in(promotion, key))
     }
 
