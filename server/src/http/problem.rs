@@ -205,7 +205,7 @@ impl Problem {
         out.extend_from_slice(b",\"code\":\"");
         out.extend_from_slice(parts.code.as_bytes());
         out.push(b'"');
-        write_member("detail", &parts.detail, out);
+        write_text("detail", &parts.detail, out);
         if !parts.field.is_empty() {
             write_member("field", &parts.field, out);
         }
@@ -244,6 +244,21 @@ impl Problem {
             allow: self.0.allow,
             close: self.0.close,
         }
+    }
+}
+
+/// Appends a further member that is a text; most have nothing that needs an escape.
+fn write_text(name: &str, text: &str, out: &mut Vec<u8>) {
+    let needs_escape = |byte: u8| matches!(byte, b'"' | b'\\' | 0..b' ');
+    // All bytes are looked at, whatever the first ones say: that is done several at a time.
+    if text
+        .bytes()
+        .fold(false, |any, byte| any | needs_escape(byte))
+    {
+        return write_member(name, &text, out);
+    }
+    for part in [",\"", name, "\":\"", text, "\""] {
+        out.extend_from_slice(part.as_bytes());
     }
 }
 

@@ -2,8 +2,6 @@
 //!
 //! Invariant: a code that shards use among themselves reaches no caller under its own name.
 
-use std::fmt;
-
 use qiang_engine::command::Code;
 use qiang_engine::{PromotionId, Refusal, Rejection};
 
@@ -42,34 +40,34 @@ impl From<Rejection> for Problem {
 
 /// The refusals of the contract's tables.
 fn of_code(code: Code, promotion: &str) -> Problem {
-    let about = |what: &dyn fmt::Display| match promotion {
-        "" => what.to_string(),
-        _ => format!("promotion {promotion}: {what}"),
+    let about = |what: &str| match promotion {
+        "" => what.to_owned(),
+        _ => ["promotion ", promotion, ": ", what].concat(),
     };
     match code {
         Code::PromotionNotFound => Problem::new(
             404,
             "promotion_not_found",
             "No such promotion",
-            about(&"there is none of this id"),
+            about("there is none of this id"),
         ),
         Code::NotStarted => Problem::new(
             409,
             "not_started",
             "Not started",
-            about(&"it has not started"),
+            about("it has not started"),
         ),
-        Code::Ended => Problem::new(409, "ended", "Ended", about(&"it has ended")),
-        Code::Stopped => Problem::new(409, "stopped", "Stopped", about(&"it is stopped")),
-        Code::Deleted => Problem::new(409, "deleted", "Deleted", about(&"it was deleted")),
+        Code::Ended => Problem::new(409, "ended", "Ended", about("it has ended")),
+        Code::Stopped => Problem::new(409, "stopped", "Stopped", about("it is stopped")),
+        Code::Deleted => Problem::new(409, "deleted", "Deleted", about("it was deleted")),
         Code::ChannelClosed => Problem::new(
             409,
             "channel_closed",
             "Channel closed",
-            about(&"it is not sold on this channel"),
+            about("it is not sold on this channel"),
         ),
         Code::RateLimited { retry_after_ms } => {
-            let detail = about(&format_args!(
+            let detail = about(&format!(
                 "the attempts of this window are used up; the next begins in {retry_after_ms} ms"
             ));
             Problem::new(429, "rate_limited", "Too many attempts", detail)
@@ -86,24 +84,24 @@ fn of_code(code: Code, promotion: &str) -> Problem {
             409,
             "order_limit",
             "Limit per order",
-            about(&"more units than one order may take"),
+            about("more units than one order may take"),
         ),
         Code::PinLimit => Problem::new(
             409,
             "pin_limit",
             "Limit per pin",
-            about(&"more units than one pin may take"),
+            about("more units than one pin may take"),
         ),
         Code::IpLimit => Problem::new(
             409,
             "ip_limit",
             "Limit per ip",
-            about(&"more units than one ip may take"),
+            about("more units than one ip may take"),
         ),
         Code::SoldOut { remaining } => {
-            let detail = about(&format_args!(
-                "fewer units remain than asked for: {remaining}"
-            ));
+            // A stampede is answered with these: formatting would cost as much as the rest of the document.
+            let remaining = remaining.to_string();
+            let detail = about(&["fewer units remain than asked for: ", &remaining].concat());
             Problem::new(409, "sold_out", "Sold out", detail)
         }
         Code::OrderNotFound => Problem::new(
@@ -117,11 +115,11 @@ fn of_code(code: Code, promotion: &str) -> Problem {
             Problem::new(409, "order_confirmed", "Order confirmed", detail)
         }
         Code::PromotionExists => {
-            let detail = about(&"one of this id exists with other content: change it with PATCH");
+            let detail = about("one of this id exists with other content: change it with PATCH");
             Problem::new(409, "promotion_exists", "Promotion exists", detail)
         }
         Code::InsufficientRemaining { remaining } => {
-            let detail = about(&format_args!(
+            let detail = about(&format!(
                 "more units to take away than the {remaining} that remain"
             ));
             Problem::new(409, "insufficient_remaining", "Too few remain", detail)
