@@ -21,7 +21,7 @@ pub(super) fn read_grab(body: &[u8]) -> Option<GrabBody> {
 /// The grabs of the batch that `body` is.
 pub(super) fn read_batch(body: &[u8]) -> Option<Vec<GrabBody>> {
     let mut reader = Reader::of(body)?;
-    let mut grabs = Vec::with_capacity(body.len() / GRAB_BYTES);
+    let mut grabs = Vec::new();
     reader.take(b'{')?;
     if reader.text()? != "grabs" {
         return None;
@@ -34,9 +34,6 @@ pub(super) fn read_batch(body: &[u8]) -> Option<Vec<GrabBody>> {
     reader.take(b'}')?;
     reader.end(grabs)
 }
-
-/// Bytes of a short grab.
-const GRAB_BYTES: usize = 100;
 
 /// Digits of the greatest quantity.
 const DIGITS_MAX: usize = QUANTITY_MAX.ilog10() as usize + 1;
