@@ -253,6 +253,14 @@ impl<'de> Deserialize<'de> for TimeText {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ChannelName(pub(super) Channel);
 
+impl ChannelName {
+    /// The channel of this name.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let mut known = Channel::ALL.into_iter();
+        known.find(|known| known.as_str() == name).map(ChannelName)
+    }
+}
+
 impl<'de> Deserialize<'de> for ChannelName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;
@@ -262,12 +270,7 @@ impl<'de> Deserialize<'de> for ChannelName {
                 f.write_str("one of \"app\", \"wechat\", \"qq\", \"web\"")
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<ChannelName, E> {
-                let known = Channel::ALL
-                    .into_iter()
-                    .find(|known| known.as_str() == text);
-                known
-                    .map(ChannelName)
-                    .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+                ChannelName::of(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_str(Name)

@@ -6,7 +6,6 @@
 use memchr::memchr;
 use qiang_engine::limits::{ITEMS_MAX, QUANTITY_MAX};
 use qiang_engine::order::{Item, Items};
-use qiang_engine::promotion::Channel;
 use qiang_engine::{OrderId, Pin, PromotionId};
 
 use super::{BATCH_GRABS_MAX, ChannelName, GrabBody, ItemsBody};
@@ -57,7 +56,7 @@ impl<'a> Reader<'a> {
             "order_id" => once(&mut order_id, OrderId::new(reader.text()?).ok()),
             "pin" => once(&mut pin, Pin::new(reader.text()?).ok()),
             "ip" => once(&mut ip, reader.text()?.parse().ok()),
-            "channel" => once(&mut channel, channel_of(reader.text()?)),
+            "channel" => once(&mut channel, ChannelName::of(reader.text()?)),
             "items" => once(&mut items, reader.items()),
             _ => None,
         })?;
@@ -172,10 +171,4 @@ fn once<T>(place: &mut Option<T>, value: Option<T>) -> Option<()> {
     }
     *place = value;
     place.is_some().then_some(())
-}
-
-fn channel_of(name: &str) -> Option<ChannelName> {
-    let known = Channel::ALL.into_iter();
-    let mut known = known.filter(|channel| channel.as_str() == name);
-    known.next().map(ChannelName)
 }
