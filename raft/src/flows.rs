@@ -112,18 +112,45 @@ pub enum FlowError {
     /// The log could not be read.
     #[error("{0}")]
     Storage(String),
+    /// What follows the cursor may be left on a node that cannot be asked.
+    #[error("what follows this cursor may be left on node {node}, which cannot be asked now")]
+    Unasked {
+        /// The node.
+        node: u64,
+        /// The cursor that all that is left elsewhere follows, if that is known.
+        oldest: Option<u64>,
+    },
 }
 
 impl FlowError {
-    /// What is to be told where neither of two logs had what was asked for: from where on either has flows, if that is known.
+    /// What is to be told where neither of two logs had what was asked for. That it was deleted is told only where nobody else
+    /// may have it, and then from where on either has flows.
     fn or(self, other: FlowError) -> FlowError {
         match (self, other) {
+            (Self::Unavailable, known) | (known, Self::Unavailable) => known,
             (Self::Forgotten { oldest: one }, Self::Forgotten { oldest: other }) => {
-                Self::Forgotten {
-                    oldest: one.min(other),
-                }
+                let oldest = one.min(other);
+                Self::Forgotten { oldest }
             }
-            (Self::Unavailable, other) => other,
+            (
+                Self::Forgotten { oldest },
+                Self::Unasked {
+                    node,
+                    oldest: known,
+                },
+            )
+            | (
+                Self::Unasked {
+                    node,
+                    oldest: known,
+                },
+                Self::Forgotten { oldest },
+            ) => {
+                let oldest = known.map_or(oldest, |known| known.min(oldest));
+                let oldest = Some(oldest);
+                Self::Unasked { node, oldest }
+            }
+            (Self::Forgotten { .. }, unknown) => unknown,
             (one, _) => one,
         }
     }

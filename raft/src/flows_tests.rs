@@ -176,4 +176,13 @@ fn of_two_failures_the_one_that_tells_more_is_told() {
     assert_eq!(forgotten(1).or(FlowError::Unavailable), forgotten(1));
     assert_eq!(FlowError::Unavailable.or(damaged()), damaged());
     assert_eq!(damaged().or(FlowError::Unavailable), damaged());
+    assert_eq!(damaged().or(forgotten(1)), damaged());
+    assert_eq!(forgotten(1).or(damaged()), damaged());
+
+    let unasked = |oldest| FlowError::Unasked { node: 3, oldest };
+    assert_eq!(FlowError::Unavailable.or(unasked(None)), unasked(None));
+    assert_eq!(unasked(None).or(FlowError::Unavailable), unasked(None));
+    assert_eq!(forgotten(2).or(unasked(None)), unasked(Some(2)));
+    assert_eq!(unasked(Some(2)).or(forgotten(1)), unasked(Some(1)));
+    assert_eq!(unasked(Some(1)).or(forgotten(2)), unasked(Some(1)));
 }

@@ -10,8 +10,8 @@ use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Record, Refusal};
 use qiang_raft::offline::{self, OfflineError};
 use qiang_raft::{
-    Begin, ClusterChange, Flow, FlowQuery, GroupStatus, MetaAnswer, Node, NodeInfo, NodeOptions,
-    Policy, Timing, World,
+    Begin, ClusterChange, Flow, FlowError, FlowQuery, GroupStatus, MetaAnswer, Node, NodeInfo,
+    NodeOptions, Policy, Timing, World,
 };
 use qiang_storage::GroupId;
 use tempfile::TempDir;
@@ -468,15 +468,26 @@ async fn flows_are_whole_at_every_node_though_each_was_away_while_others_went_on
         promotion_id: None,
         order_id,
     };
+    let granted = |flow: &Flow| match &flow.record {
+        Record::Granted(granted) => Some(granted.order_id.as_str().to_owned()),
+        _ => None,
+    };
+    let mut all = Vec::new();
     for (id, node) in &cluster.nodes {
-        let all = node.flows(query(0, usize::MAX, None), || true).await;
-        let all = all.expect("flows");
-        let granted = |flow: &Flow| match &flow.record {
-            Record::Granted(granted) => Some(granted.order_id.as_str().to_owned()),
-            _ => None,
-        };
+        // Followers hear of the last commit a little later.
+        all = until("the node has applied everything", async || {
+            let all = node.flows(query(0, usize::MAX, None), || true).await;
+            let all = all.expect("flows");
+            let last = all.iter().rev().find_map(granted);
+            if last.as_ref() == orders.last() {
+                Ok(all)
+            } else {
+                Err(format!("node {id} ends with {last:?}"))
+            }
+        })
+        .await;
         let found: Vec<String> = all.iter().filter_map(granted).collect();
-        assert_eq!(found, orders, "node {id}");
+        assert!(found == orders, "node {id}: {found:?}");
 
         let mut paged: Vec<Flow> = Vec::new();
         loop {
@@ -496,7 +507,22 @@ async fn flows_are_whole_at_every_node_though_each_was_away_while_others_went_on
             assert_eq!(of_order.expect("flows").len(), 1, "node {id}, {order}");
         }
     }
+
+    // The first entries, where retention has left them on node 1 alone.
+    for id in 2..=4 {
+        let forgotten = log(&cluster.nodes[&id]).forget_below(5);
+        forgotten.expect("they are below the floor");
+    }
+    let page = cluster.nodes[&2].flows(query(1, 5, None), || true).await;
+    assert_eq!(page.expect("node 1 has them"), all[..5]);
     cluster.stop(1).await;
+    let page = cluster.nodes[&2].flows(query(1, 5, None), || true).await;
+    let unasked = matches!(&page, Err(FlowError::Unasked { node: 1, .. }));
+    assert!(unasked, "they are not said to be deleted: {page:?}");
+    let page = cluster.nodes[&2].flows(query(0, 5, None), || true).await;
+    let left: Vec<Flow> = all.into_iter().filter(|flow| flow.index >= 5).collect();
+    assert_eq!(page.expect("what is left"), left[..5]);
+
     let offline = offline::open(&cluster.home.path().join("1")).expect("its data");
     let exported = offline.flows(shard, 0, |_| Ok(()));
     assert!(matches!(exported, Err(OfflineError::Gap { .. })));

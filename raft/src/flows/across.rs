@@ -13,7 +13,7 @@ use crate::rpc::{Kind, ShardRequest};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Node {
-    /// Flows of a shard, those after the cursor 0 from the oldest that are left on any node.
+    /// Flows of a shard, those after the cursor 0 from the oldest that are left on any node that can be asked.
     pub async fn flows(
         &self,
         query: FlowQuery,
@@ -27,7 +27,13 @@ impl Node {
             ..query.clone()
         };
         match self.flows_after(from(before(1)), &stop).await {
-            Err(FlowError::Forgotten { oldest }) => self.flows_after(from(oldest), &stop).await,
+            Err(
+                FlowError::Forgotten { oldest }
+                | FlowError::Unasked {
+                    oldest: Some(oldest),
+                    ..
+                },
+            ) => self.flows_after(from(oldest), &stop).await,
             answer => answer,
         }
     }
@@ -86,11 +92,12 @@ impl Node {
             let asked = self
                 .ask_node::<Result<Vec<Flow>, FlowError>>(node, Kind::Shard, &request, patience)
                 .await;
-            match asked {
+            let oldest = None;
+            failure = match asked {
                 Ok(Ok(flows)) => return Ok(flows),
-                Ok(Err(error)) => failure = failure.or(error),
-                Err(_) => {}
-            }
+                Ok(Err(error)) => failure.or(error),
+                Err(_) => failure.or(FlowError::Unasked { node, oldest }),
+            };
         }
         Err(failure)
     }

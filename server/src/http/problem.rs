@@ -119,6 +119,11 @@ impl Problem {
         Self::new(503, "unavailable", "Unavailable", detail).retrying(1)
     }
 
+    /// 503: flows may be left on a node that cannot be asked.
+    pub(super) fn flows_elsewhere(detail: String) -> Self {
+        Self::new(503, "unavailable", "Unavailable", detail).retrying(1)
+    }
+
     /// 503: this node should get no traffic.
     pub(super) fn not_ready(detail: String, shards: Vec<ShardProblem>) -> Self {
         let mut problem = Self::new(503, "not_ready", "This node is not ready", detail);
