@@ -123,7 +123,6 @@ impl Batcher {
                     group.written_end.store(*end, Ordering::Relaxed);
                 }
             }
-            Operation::Wake => {}
         }
     }
 

@@ -39,8 +39,6 @@ pub(crate) enum Operation {
         end: Option<(u64, u64)>,
         done: Option<Done>,
     },
-    /// There are committed indexes to write, and the writer may be asleep.
-    Wake,
 }
 
 impl Operation {
@@ -70,7 +68,6 @@ impl Operation {
                     done(result);
                 }
             }
-            Self::Wake => {}
         }
     }
 }

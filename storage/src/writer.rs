@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{Receiver, TryRecvError};
 
 use crate::batch::{Batcher, Wrote};
 use crate::operation::Operation;
@@ -16,6 +17,7 @@ use crate::store::Core;
 /// Committed indexes reach the disk at most this often, and at least this often while there are new ones: they spare a restart some
 /// asking, so they are worth bytes now and then, but no sync of their own.
 const LAZY_WRITE_INTERVAL: Duration = Duration::from_millis(50);
+
 pub(crate) struct Writer {
     core: Arc<Core>,
     queue: Receiver<Operation>,
@@ -46,29 +48,38 @@ impl Writer {
     }
 
     /// Waits for an operation; while waiting, writes the committed indexes that are due.
+    ///
+    /// It is woken by whoever puts one into the queue. To wait on the queue itself would be to give the processor away a few times
+    /// first, which costs more than it saves: a sync takes longer than that.
     fn next(&mut self) -> Option<Operation> {
+        let mut idle_since = Instant::now();
         loop {
-            // While there was work a moment ago there will be commits in a moment: nobody needs to wake this thread for them.
-            match self.queue.recv_timeout(LAZY_WRITE_INTERVAL) {
+            match self.queue.try_recv() {
                 Ok(operation) => return Some(operation),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
             }
-            if self.core.lazy.load(Ordering::SeqCst) != 0 {
+            // While there was work a moment ago there will be commits in a moment: nobody needs to wake this thread for them.
+            let idle = idle_since.elapsed();
+            if idle < LAZY_WRITE_INTERVAL {
+                thread::park_timeout(LAZY_WRITE_INTERVAL - idle);
+            } else if self.core.lazy.load(Ordering::SeqCst) != 0 {
                 self.run_batch(None);
-                continue;
-            }
-            // Told to sleep first and looked at again after: whoever saves a committed index does it the other way round.
-            self.core.asleep.store(true, Ordering::SeqCst);
-            let received = match self.core.lazy.load(Ordering::SeqCst) {
-                0 => Some(self.queue.recv().ok()),
-                _ => None,
-            };
-            self.core.asleep.store(false, Ordering::SeqCst);
-            if let Some(operation) = received {
-                return operation;
+                idle_since = Instant::now();
+            } else {
+                self.sleep();
             }
         }
+    }
+
+    /// Waits until it is woken, unless there are committed indexes to write.
+    fn sleep(&self) {
+        // Told first and looked at again after: whoever saves a committed index does it the other way round.
+        self.core.asleep.store(true, Ordering::SeqCst);
+        if self.core.lazy.load(Ordering::SeqCst) == 0 {
+            thread::park();
+        }
+        self.core.asleep.store(false, Ordering::SeqCst);
     }
 
     /// Writes `operation`, everything else that waits, and the committed indexes if they are due; then calls back.
