@@ -2,8 +2,8 @@
 //! before the start.
 //!
 //! Invariant: an early refusal is what the shard's actor would have answered at the moment when the board was read. The
-//! board holds what is committed, and shows it before anybody is told; the lease says that nobody else has committed more; and what
-//! the shard has met, pending or not, goes to the actor.
+//! board holds what is committed, and shows it before anybody is told, and all that was committed before this stint before that is known to have begun;
+//! the lease says that nobody else has committed more; and what the shard has met, pending or not, goes to the actor.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,7 +31,8 @@ impl Early {
     /// Refuses a grab on the shard at `place` at once, if that is certain; otherwise its shard's actor is to decide.
     pub fn refuse(&self, group: &ShardGroup, place: Place, grab: &Grab) -> Option<Rejection> {
         // What waits came first. One of it may be the same grab.
-        if !group.decides() || group.mailbox.depth() > 0 {
+        let stint = group.stint()?;
+        if group.mailbox.depth() > 0 {
             return None;
         }
         let item = grab.items.first()?;
@@ -45,8 +46,8 @@ impl Early {
         };
         self.board.look(&item.promotion_id, |shown| {
             let refused = early::refuse(shown, grab, group.seen_by(place), &moment)?;
-            // After the board was read: whoever leads now led then.
-            if !group.decides_under_lease(self.lease) {
+            // Asked after the board was read, of the stint that was seen before: nobody else has led in between.
+            if !group.is_vouched_for(stint, self.lease) {
                 return None;
             }
             if refused.counts {

@@ -38,6 +38,8 @@ pub struct ShardGroup {
     running: ShardedLock<Option<Running>>,
     /// Set while the leadership is being handed over: commands wait, nothing new is decided.
     pub paused: AtomicBool,
+    /// The last term whose leadership was given away, whether anybody took it or not.
+    given_away: AtomicU64,
     /// Log index up to which the actor has taken committed entries.
     pub applied: watch::Sender<u64>,
     /// Log indexes of void batches, ascending.
@@ -46,8 +48,8 @@ pub struct ShardGroup {
     stopped: RwLock<Option<String>>,
     pub deciding: AtomicBool,
     pub pending: AtomicUsize,
-    /// The term whose leader this node's actor decides as; 0 while it does not decide.
-    pub stint_term: AtomicU64,
+    /// The term whose leader this node's actor decides as; 0 while it does not decide, or the board is not yet as its stint found it.
+    stint_term: AtomicU64,
     /// The time of the actor's last decision, in milliseconds of Unix time.
     pub decided_at: AtomicU64,
     /// Whether anybody was refused without asking the actor since this was last looked at.
@@ -140,6 +142,7 @@ impl ShardGroup {
             contacts: Arc::default(),
             running: ShardedLock::default(),
             paused: AtomicBool::new(false),
+            given_away: AtomicU64::new(0),
             applied: watch::Sender::new(0),
             voids: RwLock::default(),
             stopped: RwLock::default(),
@@ -202,21 +205,24 @@ impl ShardGroup {
         self.running.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the actor decides, whoever vouches for it.
-    pub fn decides(&self) -> bool {
-        self.stint_term.load(Ordering::Acquire) != 0
-    }
-
-    /// Whether a quorum vouches for the leadership that the actor decides by, which is not being handed over.
-    pub fn decides_under_lease(&self, lease: Duration) -> bool {
+    /// The term whose leader the actor decides as, whoever vouches for it, if it decides. The board shows at least all that was committed
+    /// before it began to.
+    pub fn stint(&self) -> Option<u64> {
         let term = self.stint_term.load(Ordering::Acquire);
-        term != 0 && self.is_vouched_for(term, lease)
+        (term != 0).then_some(term)
     }
 
-    /// Whether a quorum vouches for this node's leadership of `term`, which is not being handed over.
+    /// Nothing vouches for this node's leadership of `term` from now on: the next leader comes without waiting for the lease, and may come
+    /// late.
+    pub fn give_away(&self, term: u64) {
+        self.given_away.fetch_max(term, Ordering::AcqRel);
+    }
+
+    /// Whether a quorum vouches for this node's leadership of `term`, which was not given away.
     pub fn is_vouched_for(&self, term: u64, lease: Duration) -> bool {
         // A hand-over passes over the lease, and stands still before.
-        if self.paused.load(Ordering::Acquire) {
+        let is_paused = self.paused.load(Ordering::Acquire);
+        if is_paused || self.given_away.load(Ordering::Acquire) == term {
             return false;
         }
         let is_vouched_for = |metrics: &RaftMetrics<TypeConfig>| {
@@ -261,8 +267,8 @@ impl ShardGroup {
         };
     }
 
-    /// Shows others how far the actor is; `term` is the term it decides in, 0 if it does not decide.
-    pub fn show(&self, actor: &Actor<Reply>, term: u64) {
+    /// Shows others how far the actor is.
+    pub fn show(&self, actor: &Actor<Reply>) {
         let index = actor.applied_index();
         let voids = &actor.replica().voids;
         if self
@@ -283,10 +289,15 @@ impl ShardGroup {
         }
         let decides = actor.deciding() && !self.paused.load(Ordering::Acquire);
         self.deciding.store(decides, Ordering::Relaxed);
-        self.stint_term.store(term, Ordering::Release);
         let decided_at = actor.moment().now.0;
         self.decided_at.store(decided_at, Ordering::Release);
         self.pending.store(actor.pending(), Ordering::Relaxed);
+    }
+
+    /// Shows the term whose leader the actor decides as, if it decides. The board shows all that was committed before.
+    pub fn show_stint(&self, term: Option<u64>) {
+        self.stint_term
+            .store(term.unwrap_or_default(), Ordering::Release);
     }
 
     /// Whether the log says that the entry at `index` is void.

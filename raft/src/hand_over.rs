@@ -1,7 +1,7 @@
 //! Leaderships on their way from this node to another, because the document wants it or because this node stops.
 //!
 //! Invariant: the actor stands still from before the transfer until the other leads or has failed to; nothing is decided that
-//! the next leader might lack.
+//! the next leader might lack, and no lease of the term that was given away counts any more.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -80,7 +80,12 @@ impl Node {
             shard.paused.store(true, Ordering::Release);
             shard.deciding.store(false, Ordering::Release);
         }
-        let handed = self.hand_over_quietly(group, &raft, to).await;
+        let give_away = || {
+            if let Some(shard) = shard {
+                shard.give_away(raft.look(|metrics| metrics.current_term));
+            }
+        };
+        let handed = self.hand_over_quietly(group, &raft, to, give_away).await;
         if let Some(shard) = shard {
             shard.paused.store(false, Ordering::Release);
             shard.mailbox.wake();
@@ -93,6 +98,7 @@ impl Node {
         group: GroupId,
         raft: &AnyRaft,
         to: u64,
+        give_away: impl Fn(),
     ) -> Result<(), String> {
         let until = Instant::now() + HAND_OVER_TIMEOUT;
         while !self.is_settled(group, raft, to) {
@@ -101,9 +107,11 @@ impl Node {
             }
             sleep(LOOK_EVERY).await;
         }
-        raft.transfer_leader(to)
-            .await
-            .map_err(|error| error.to_string())?;
+        // Word of it may come to the other after this node has given up waiting for it.
+        give_away();
+        let told = raft.transfer_leader(to).await;
+        give_away();
+        told.map_err(|error| error.to_string())?;
         let until = Instant::now() + TAKE_OVER_TIMEOUT;
         while raft.is_leader() {
             if Instant::now() >= until {

@@ -157,7 +157,7 @@ impl Seat {
 
     async fn run_actor(&mut self, actor: &mut Actor<Reply>) -> Result<bool, StopReason> {
         let heard = self.hear_log(actor)?;
-        self.hold_ups.pass().await;
+        self.hold_ups.before_deciding().await;
         let awake = self.group.quiescence.is_awake();
         if awake {
             for proposal in std::mem::take(&mut self.held) {
@@ -175,10 +175,15 @@ impl Seat {
         actor.take_effects(&mut self.effects);
         let acted = !self.effects.is_empty();
         // Readers of flows must not be behind an answer.
-        let term = self.leadership.filter(|_| actor.deciding());
-        let term = term.map_or(0, |leadership| leadership.leader_id.term);
-        self.group.show(actor, term);
+        self.group.show(actor);
+        if acted {
+            self.hold_ups.before_acting().await;
+        }
         self.act();
+        // Whoever refuses from the board must not find it as it was before this stint.
+        let stint = self.leadership.filter(|_| actor.deciding());
+        self.group
+            .show_stint(stint.map(|leadership| leadership.leader_id.term));
         let waits = awake && self.takes_turn(actor) && !self.group.mailbox.idle();
         Ok(heard || worked || acted || waits)
     }
@@ -415,7 +420,7 @@ impl Seat {
         self.effects = actor.abandon();
         self.act();
         self.group.deciding.store(false, Ordering::Relaxed);
-        self.group.stint_term.store(0, Ordering::Release);
+        self.group.show_stint(None);
         if let Some(raft) = self.group.raft() {
             spawn(async move { raft.shutdown().await });
         }

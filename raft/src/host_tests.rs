@@ -1,7 +1,9 @@
-//! What a seat makes of blank entries: which begin a stint, and which say nothing.
+//! What a seat makes of blank entries: which begin a stint, and which say nothing; and what others see of it.
 
 use std::sync::Arc;
+use std::thread;
 
+use bytes::Bytes;
 use openraft::impls::leader_id_adv::LeaderId;
 use qiang_engine::promotion::Terms;
 use qiang_engine::routing::Sharing;
@@ -108,6 +110,42 @@ async fn a_blank_of_another_node_ends_what_was_pending_and_the_deciding() {
     assert!(actor.deciding());
 }
 
+/// The bytes of the only batch that an actor has proposed and not told yet.
+fn proposed(actor: &mut Actor<Reply>) -> Vec<u8> {
+    let mut effects = Vec::new();
+    actor.take_effects(&mut effects);
+    let proposed = effects.into_iter().find_map(|effect| match effect {
+        Effect::Propose { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    proposed.expect("a proposal")
+}
+
+#[tokio::test]
+async fn who_sees_that_a_stint_has_begun_finds_all_that_was_before_on_the_board() {
+    const PROMOTIONS: usize = 20_000;
+    let mut before = actor_with_pending(&mut seat(), PROMOTIONS);
+    let bytes = Bytes::from(proposed(&mut before));
+
+    let mut seat = seat();
+    let (group, board) = (seat.group.clone(), seat.around.board.clone());
+    let looking = thread::spawn(move || {
+        while group.stint().is_none() {
+            thread::yield_now();
+        }
+        let last = PromotionId::new(&format!("A{}", PROMOTIONS - 1)).expect("an id");
+        board.get(&last).is_some()
+    });
+    let mailbox = &seat.group.mailbox;
+    mailbox.push_log(LogEvent::Batch { index: 1, bytes });
+    let leader = Some(own_blank(1, 2));
+    mailbox.push_log(LogEvent::Blank { index: 2, leader });
+    while !looking.is_finished() {
+        seat.run_round().await;
+    }
+    assert!(looking.join().expect("it looks"), "the board was behind");
+}
+
 #[tokio::test]
 async fn what_waits_beside_many_records_is_decided_when_it_is_half_as_many_or_the_log_has_spoken() {
     let mut seat = seat();
@@ -134,15 +172,8 @@ async fn what_waits_beside_many_records_is_decided_when_it_is_half_as_many_or_th
         seat.group.mailbox.take_commands();
     }
     assert!(!seat.takes_turn(&actor));
-    let mut effects = Vec::new();
-    actor.take_effects(&mut effects);
-    let proposed = effects.into_iter().find_map(|effect| match effect {
-        Effect::Propose { bytes, .. } => Some(bytes),
-        _ => None,
-    });
-    actor
-        .handle_batch(2, &proposed.expect("a proposal"))
-        .expect("its own batch");
+    let proposed = proposed(&mut actor);
+    actor.handle_batch(2, &proposed).expect("its own batch");
     assert!(seat.takes_turn(&actor));
     // Who was taken out of the mailbox and not decided is told so; the last one still waits.
     for asked in asked {

@@ -65,12 +65,13 @@ fn spell_after(now: Instant) -> (Instant, Instant) {
     (begins, begins + lasts)
 }
 
-/// When an actor's thread is held up between hearing the log and deciding, in a simulation: in spells, and every other time while
-/// its node leads without a lease, since a proposal may be refused then while the next is decided on top of it.
+/// When an actor's thread is held up in a simulation: in spells, between hearing the log and deciding and between deciding and acting;
+/// and before deciding every other time while its node leads without a lease, since a proposal may be refused then while the next is
+/// decided on top of it.
 pub(crate) struct HoldUps {
     /// Absent outside a simulation.
     lateness: Option<Lateness>,
-    /// How long the next hold-up lasts.
+    /// How long the next hold-up before deciding lasts.
     next: Duration,
 }
 
@@ -98,10 +99,20 @@ impl HoldUps {
     }
 
     /// Within a round, between hearing and deciding.
-    pub async fn pass(&mut self) {
-        let held_up = std::mem::take(&mut self.next);
-        if !held_up.is_zero() {
-            sleep(held_up).await;
+    pub async fn before_deciding(&mut self) {
+        pass(std::mem::take(&mut self.next)).await;
+    }
+
+    /// Within a round, between deciding and saying what came of it.
+    pub async fn before_acting(&mut self) {
+        if let Some(lateness) = &mut self.lateness {
+            pass(lateness.draw()).await;
         }
+    }
+}
+
+async fn pass(held_up: Duration) {
+    if !held_up.is_zero() {
+        sleep(held_up).await;
     }
 }
