@@ -80,12 +80,7 @@ impl Node {
             shard.paused.store(true, Ordering::Release);
             shard.deciding.store(false, Ordering::Release);
         }
-        let give_away = || {
-            if let Some(shard) = shard {
-                shard.give_away(raft.look(|metrics| metrics.current_term));
-            }
-        };
-        let handed = self.hand_over_quietly(group, &raft, to, give_away).await;
+        let handed = self.hand_over_quietly(group, &raft, to).await;
         if let Some(shard) = shard {
             shard.paused.store(false, Ordering::Release);
             shard.mailbox.wake();
@@ -98,7 +93,6 @@ impl Node {
         group: GroupId,
         raft: &AnyRaft,
         to: u64,
-        give_away: impl Fn(),
     ) -> Result<(), String> {
         let until = Instant::now() + HAND_OVER_TIMEOUT;
         while !self.is_settled(group, raft, to) {
@@ -108,10 +102,12 @@ impl Node {
             sleep(LOOK_EVERY).await;
         }
         // Word of it may come to the other after this node has given up waiting for it.
-        give_away();
-        let told = raft.transfer_leader(to).await;
-        give_away();
-        told.map_err(|error| error.to_string())?;
+        if let Some(shard) = self.groups().shards.get(usize::from(group.0)) {
+            shard.give_away(raft.look(|metrics| metrics.current_term));
+        }
+        raft.transfer_leader(to)
+            .await
+            .map_err(|error| error.to_string())?;
         let until = Instant::now() + TAKE_OVER_TIMEOUT;
         while raft.is_leader() {
             if Instant::now() >= until {
