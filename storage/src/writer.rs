@@ -60,9 +60,9 @@ impl Writer {
                 Err(TryRecvError::Empty) => {}
             }
             // While there was work a moment ago there will be commits in a moment: nobody needs to wake this thread for them.
-            let idle = idle_since.elapsed();
-            if idle < LAZY_WRITE_INTERVAL {
-                thread::park_timeout(LAZY_WRITE_INTERVAL - idle);
+            let wait = LAZY_WRITE_INTERVAL.saturating_sub(idle_since.elapsed());
+            if !wait.is_zero() {
+                thread::park_timeout(wait);
             } else if self.core.lazy.load(Ordering::SeqCst) != 0 {
                 self.run_batch(None);
                 idle_since = Instant::now();

@@ -15,6 +15,7 @@ use qiang_server::service::{CancelOrder, Service};
 use rand::RngExt;
 use tokio::time::{sleep, timeout};
 
+use crate::stock::End;
 use crate::story::{Offer, Stage};
 
 /// How long a buyer waits for an answer: longer than a node takes.
@@ -108,6 +109,11 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
                     // A panic in it would be this run's, too.
                     let _ = second.await.expect("a grab does not panic");
                 }
+                // The fewer orders may hold units, the more a refusal has to explain.
+                let told = stage.told(&order);
+                if told.in_doubt && alone(&stage, &told).is_some() {
+                    cancel(&stage, &order).await;
+                }
                 mine.push(order);
             }
         }
@@ -189,13 +195,47 @@ fn choose_items(offers: &[Offer], told: &mut Told) {
     } else {
         1
     };
+    let offers: Vec<&Offer> = offers
+        .iter()
+        .filter(|offer| count == 1 || !offer.alone)
+        .collect();
     for _ in 0..count {
-        let offer = &offers[Random.random_range(0..offers.len())];
+        let offer = offers[Random.random_range(0..offers.len())];
         if told.items.iter().all(|(id, _)| *id != offer.id) {
             told.items
                 .push((offer.id.clone(), Random.random_range(1..=2)));
             told.expires |= offer.expires;
         }
+    }
+}
+
+/// The promotion of an order, if no cart has it, and the units asked for.
+fn alone<'s>(stage: &'s Stage, told: &Told) -> Option<(&'s Offer, u64)> {
+    let [(id, units)] = &told.items[..] else {
+        return None;
+    };
+    let mut alone = stage.offers.iter().filter(|offer| offer.alone);
+    let offer = alone.find(|offer| offer.id == *id)?;
+    Some((offer, u64::from(*units)))
+}
+
+/// A refusal of an order of so many units for want of them is true if fewer are said to remain, and others may at some moment have held
+/// all but those.
+fn judge_refusal(
+    stage: &Stage,
+    order: &str,
+    (offer, units): (&Offer, u64),
+    code: Code,
+    others: u64,
+) {
+    let Code::SoldOut { remaining } = code else {
+        return;
+    };
+    if remaining >= units || offer.quantity > others + remaining {
+        stage.trace.violate(format_args!(
+            "order {order} of {units} was told that {remaining} of {} remain, while others held {others} at most",
+            offer.quantity
+        ));
     }
 }
 
@@ -231,6 +271,8 @@ pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
             })
             .collect::<Items>(),
     };
+    let alone = alone(stage, &told);
+    let call = alone.map(|(offer, units)| stage.stock().begin(order, &offer.id, units));
     let answer = ask(
         stage,
         move |service| async move { service.grab(request).await },
@@ -239,6 +281,18 @@ pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
     stage
         .trace
         .note(format_args!("grab {order} -> {}", short(answer.as_ref())));
+    let end = match answer {
+        Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => {
+            End::Refused
+        }
+        Some(Ok(_) | Err(Refusal::OutcomeUnknown)) | None => End::Held,
+    };
+    let others = call.map(|call| stage.stock().end(call, end));
+    if let (Some(alone), Some(others), Some(Err(Refusal::Rejected(rejection)))) =
+        (alone, others, &answer)
+    {
+        judge_refusal(stage, order, alone, rejection.code, others);
+    }
     match answer {
         Some(Ok(granted)) => {
             let asked: Vec<(PromotionId, u32)> = granted
@@ -314,6 +368,9 @@ async fn cancel(stage: &Arc<Stage>, order: &str) {
         .trace
         .note(format_args!("cancel {order} -> {}", short(answer.as_ref())));
     let outcome = outcome(answer.as_ref());
+    if outcome == Asked::Done {
+        stage.stock().returned(order);
+    }
     stage.write(order, |told| {
         told.cancel = told.cancel.max_with(outcome);
     });

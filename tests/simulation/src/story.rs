@@ -20,6 +20,7 @@ use crate::buyers::{self, Book, Told};
 use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed};
 use crate::net::{Net, Quality};
+use crate::stock::Stock;
 use crate::trace::Trace;
 
 /// Machines that are there from the beginning.
@@ -59,6 +60,8 @@ pub struct Offer {
     pub quantity: u64,
     /// Its orders are returned soon unless they are paid.
     pub expires: bool,
+    /// No cart has it.
+    pub alone: bool,
 }
 
 /// What everybody in a run shares.
@@ -71,6 +74,7 @@ pub struct Stage {
     sharing: Sharing,
     machines: Mutex<BTreeMap<u64, Machine>>,
     book: Mutex<Book>,
+    stock: Mutex<Stock>,
     /// The orders of which buyers were told last.
     latest: Mutex<VecDeque<String>>,
     quiet: AtomicBool,
@@ -96,6 +100,7 @@ impl Stage {
             sharing,
             machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
             book: Mutex::default(),
+            stock: Mutex::default(),
             latest: Mutex::default(),
             quiet: AtomicBool::new(false),
         })
@@ -142,6 +147,11 @@ impl Stage {
         if latest.len() > LATEST_MAX {
             latest.pop_front();
         }
+    }
+
+    /// What may be held of the promotions that no cart has.
+    pub fn stock(&self) -> MutexGuard<'_, Stock> {
+        lock(&self.stock)
     }
 
     /// The orders of which buyers were told last.
@@ -278,18 +288,19 @@ fn sharing() -> Sharing {
     Sharing::over(1 << Random.random_range(0..=4)).expect("a power of two up to sixteen")
 }
 
-/// Promotions on several shards; every second sells out.
+/// Promotions on several shards; every second sells out, those that no cart has soonest.
 fn offers() -> Vec<Offer> {
     let offer = |number: u64| Offer {
         id: PromotionId::new(&format!("P{number}")).expect("an id"),
-        quantity: if number.is_multiple_of(2) {
-            40
-        } else {
-            100_000
+        quantity: match number {
+            7.. => 12,
+            _ if number.is_multiple_of(2) => 40,
+            _ => 100_000,
         },
         expires: number == 3 || number == 4,
+        alone: number >= 7,
     };
-    (0..7).map(offer).collect()
+    (0..9).map(offer).collect()
 }
 
 /// Starts the machines as one cluster.

@@ -4,7 +4,7 @@
 use qiang_simulation::{run_held_up, run_slow_clock};
 
 /// Seeds: elections come at random times, so the leader is tempted in some.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 40;
 
 /// Plays a schedule; in how many seeds its leader was tempted.
 fn play(schedule: impl Fn(u64) -> Result<bool, String>) -> usize {
