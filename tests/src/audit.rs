@@ -70,7 +70,9 @@ pub fn audit(client: &Client) -> Audit {
         let flows = client.all_flows();
         let mut audit = Audit::default();
         for (shard, flows) in (0_u64..).zip(&flows) {
-            flows.iter().for_each(|flow| audit.fold(shard, flow));
+            for flow in flows {
+                audit.fold(shard, flow);
+            }
         }
         let Err(contradiction) = audit.compare(client) else {
             return audit;

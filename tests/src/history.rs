@@ -79,6 +79,16 @@ pub enum GrabOutcome {
     NotDone,
 }
 
+impl GrabOutcome {
+    /// Whether the order was granted by then, or may be at any time.
+    fn may_be_granted(self) -> bool {
+        match self {
+            Self::Granted { .. } | Self::Replayed { .. } | Self::Unknown => true,
+            Self::SoldOut { .. } | Self::OrderReturned | Self::NotDone => false,
+        }
+    }
+}
+
 /// How a return ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReturnOutcome {
@@ -166,8 +176,8 @@ impl Recorder {
 
     /// Sends the grab of one promotion by one order to `node` and records it.
     ///
-    /// A node that is left without an answer by a dying leader repeats the order itself, so the first call of an order may be
-    /// answered as a replay: of itself. That is the grant.
+    /// A node that is left without an answer by a dying leader repeats the order itself, so a call of an order that no call before
+    /// it can have granted may be answered as a replay: of itself. That is the grant.
     pub fn grab(
         &self,
         client: u64,
@@ -181,7 +191,7 @@ impl Recorder {
                 "items": [{"promotion_id": promotion, "quantity": quantity}]
             });
             seen = match grab_outcome(node.try_post("/v1/grabs", &body)) {
-                GrabOutcome::Replayed { remaining } if !self.was_called(order) => {
+                GrabOutcome::Replayed { remaining } if !self.may_be_granted(order) => {
                     GrabOutcome::Granted { remaining }
                 }
                 seen => seen,
@@ -195,12 +205,18 @@ impl Recorder {
         seen
     }
 
-    /// Whether some grab of this order was recorded before.
-    fn was_called(&self, order: &str) -> bool {
+    /// Whether some grab of this order was recorded before that may have had an effect.
+    fn may_be_granted(&self, order: &str) -> bool {
         let calls = self.calls.lock();
         let calls = calls.expect("nothing panics with the calls locked");
-        let grabs_it =
-            |call: &Call| matches!(&call.event, Event::Grab { order: known, .. } if known == order);
+        let grabs_it = |call: &Call| match &call.event {
+            Event::Grab {
+                order: known,
+                outcome,
+                ..
+            } => known == order && outcome.may_be_granted(),
+            _ => false,
+        };
         calls.iter().any(grabs_it)
     }
 
@@ -375,12 +391,14 @@ mod tests {
         let nobody = Client::new(&format!("127.0.0.1:{}", crate::free_port()));
         let outcome = recorder.grab(1, &nobody, ("A", "o-1", 1));
         assert_eq!(outcome, GrabOutcome::NotDone);
+        assert!(!recorder.may_be_granted("o-1"));
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let hangs_up = std::thread::spawn(move || drop(listener.accept().unwrap()));
         let outcome = recorder.grab(2, &Client::new(&address), ("A", "o-2", 1));
         assert_eq!(outcome, GrabOutcome::Unknown);
+        assert!(recorder.may_be_granted("o-2"));
         hangs_up.join().unwrap();
         assert_eq!(recorder.calls().len(), 2);
     }
