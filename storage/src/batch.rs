@@ -123,6 +123,7 @@ impl Batcher {
                     group.written_end.store(*end, Ordering::Relaxed);
                 }
             }
+            Operation::Wake => {}
         }
     }
 

@@ -39,6 +39,8 @@ pub(crate) enum Operation {
         end: Option<(u64, u64)>,
         done: Option<Done>,
     },
+    /// There are committed indexes to write, and the writer may be asleep.
+    Wake,
 }
 
 impl Operation {
@@ -68,6 +70,7 @@ impl Operation {
                     done(result);
                 }
             }
+            Self::Wake => {}
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -88,8 +87,6 @@ impl Store {
         }
         let memory = Memory::new(disk.clone(), life, directory.database());
         let core = Core::in_use(Database::Memory(memory), directory)?;
-        // Nobody looks for committed indexes without being told.
-        core.asleep.store(true, Ordering::SeqCst);
         let (sender, queue) = channel::unbounded();
         let simulation = Arc::new(Simulation {
             core: core.clone(),
@@ -141,8 +138,8 @@ impl Inner {
             .is_some_and(|simulation| simulation.memory().is_over())
     }
 
-    /// Notes that something waits, if this is a simulation.
-    pub(crate) fn tell_simulation(&self) {
+    /// Notes that something waits for the writer. Its thread waits on the queue itself; a simulation has to be told.
+    pub(crate) fn on_queued(&self) {
         if let Some(simulation) = &self.simulation {
             let on_work = simulation.on_work().clone();
             if let Some(on_work) = on_work.filter(|_| !simulation.memory().is_over()) {

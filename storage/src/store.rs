@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::{self, Sender};
 
@@ -37,8 +37,6 @@ pub(crate) struct Inner {
     /// `None` once closed, and in a store opened offline.
     pub(crate) queue: RwLock<Option<Sender<Operation>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    /// The writer's thread, to wake it.
-    bell: Option<Thread>,
     pub(crate) read_only: bool,
     tail_bytes: usize,
     loading: Mutex<()>,
@@ -56,7 +54,7 @@ pub(crate) struct Core {
     pub(crate) fault: OnceLock<Arc<str>>,
     /// One bit per group whose committed index was saved and is not yet written.
     pub(crate) lazy: AtomicU64,
-    /// Whether the writer waits until it is woken, and does not look at `lazy` before.
+    /// Whether the writer waits without looking at `lazy` again.
     pub(crate) asleep: AtomicBool,
     pub(crate) directory: Directory,
 }
@@ -267,7 +265,6 @@ impl Inner {
             core,
             read_only: queue.is_none(),
             queue: RwLock::new(queue),
-            bell: writer.as_ref().map(|writer| writer.thread().clone()),
             writer: Mutex::new(writer),
             tail_bytes: options.tail_bytes_per_group,
             loading: Mutex::new(()),
@@ -283,30 +280,21 @@ impl Inner {
         false
     }
 
+    /// Notes that something waits for the writer. Its thread waits on the queue itself.
+    #[cfg(not(feature = "simulation"))]
+    #[expect(clippy::unused_self, reason = "as in a simulation")]
+    pub(crate) fn on_queued(&self) {}
+
     /// Writes and syncs everything that waits, where there is no writer's thread.
     #[cfg(not(feature = "simulation"))]
     #[expect(clippy::unused_self, reason = "as in a simulation")]
     pub(crate) fn run_simulation(&self) {}
-
-    /// Has the writer look for what waits.
-    pub(crate) fn wake_writer(&self) {
-        if let Some(bell) = &self.bell {
-            bell.unpark();
-        }
-        self.tell_simulation();
-    }
-
-    /// Notes that something waits, where there is no writer's thread.
-    #[cfg(not(feature = "simulation"))]
-    #[expect(clippy::unused_self, reason = "as in a simulation")]
-    fn tell_simulation(&self) {}
 
     fn stop(&self) {
         self.queue
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        self.wake_writer();
         let writer = self
             .writer
             .lock()

@@ -5,10 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, TryRecvError};
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use crate::batch::{Batcher, Wrote};
 use crate::operation::Operation;
@@ -17,7 +16,6 @@ use crate::store::Core;
 /// Committed indexes reach the disk at most this often, and at least this often while there are new ones: they spare a restart some
 /// asking, so they are worth bytes now and then, but no sync of their own.
 const LAZY_WRITE_INTERVAL: Duration = Duration::from_millis(50);
-
 pub(crate) struct Writer {
     core: Arc<Core>,
     queue: Receiver<Operation>,
@@ -48,38 +46,29 @@ impl Writer {
     }
 
     /// Waits for an operation; while waiting, writes the committed indexes that are due.
-    ///
-    /// It is woken by whoever puts one into the queue. To wait on the queue itself would be to give the processor away a few times
-    /// first, which costs more than it saves: a sync takes longer than that.
     fn next(&mut self) -> Option<Operation> {
-        let mut idle_since = Instant::now();
         loop {
-            match self.queue.try_recv() {
-                Ok(operation) => return Some(operation),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => {}
-            }
             // While there was work a moment ago there will be commits in a moment: nobody needs to wake this thread for them.
-            let wait = LAZY_WRITE_INTERVAL.saturating_sub(idle_since.elapsed());
-            if !wait.is_zero() {
-                thread::park_timeout(wait);
-            } else if self.core.lazy.load(Ordering::SeqCst) != 0 {
+            match self.queue.recv_timeout(LAZY_WRITE_INTERVAL) {
+                Ok(operation) => return Some(operation),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.core.lazy.load(Ordering::SeqCst) != 0 {
                 self.run_batch(None);
-                idle_since = Instant::now();
-            } else {
-                self.sleep();
+                continue;
+            }
+            // Told to sleep first and looked at again after: whoever saves a committed index does it the other way round.
+            self.core.asleep.store(true, Ordering::SeqCst);
+            let received = match self.core.lazy.load(Ordering::SeqCst) {
+                0 => Some(self.queue.recv().ok()),
+                _ => None,
+            };
+            self.core.asleep.store(false, Ordering::SeqCst);
+            if let Some(operation) = received {
+                return operation;
             }
         }
-    }
-
-    /// Waits until it is woken, unless there are committed indexes to write.
-    fn sleep(&self) {
-        // Told first and looked at again after: whoever saves a committed index does it the other way round.
-        self.core.asleep.store(true, Ordering::SeqCst);
-        if self.core.lazy.load(Ordering::SeqCst) == 0 {
-            thread::park();
-        }
-        self.core.asleep.store(false, Ordering::SeqCst);
     }
 
     /// Writes `operation`, everything else that waits, and the committed indexes if they are due; then calls back.

@@ -324,16 +324,25 @@ impl GroupLog {
         if let Some(operation) = refused {
             operation.finish(Err(self.writable().err().unwrap_or(WriteError::Closed)));
         }
-        self.inner.wake_writer();
+        self.inner.on_queued();
     }
 
     /// Tells the writer that the committed index waits, without a wake-up unless it sleeps for good.
     fn mark_lazy(&self) {
         let core = &self.inner.core;
         core.lazy.fetch_or(1 << self.group.id.0, Ordering::SeqCst);
-        if core.asleep.load(Ordering::SeqCst) {
-            self.inner.wake_writer();
+        if core.asleep.load(Ordering::SeqCst)
+            && let Some(queue) = self
+                .inner
+                .queue
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_ref()
+        {
+            // A full queue wakes the writer as well.
+            let _ = queue.try_send(Operation::Wake);
         }
+        self.inner.on_queued();
     }
 }
 
