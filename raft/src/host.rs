@@ -368,7 +368,8 @@ impl Seat {
                         tag,
                         bytes,
                     };
-                    if self.group.quiescence.is_awake() {
+                    // The group may have become awake since this round began: none overtakes those that are held.
+                    if self.held.is_empty() && self.group.quiescence.is_awake() {
                         proposal.hand_over(&self.group);
                     } else {
                         self.held.push(proposal);

@@ -22,9 +22,10 @@ impl<R> Actor<R> {
             return Ok(());
         }
         if prev != self.replica.tail {
-            // Void: it was proposed after a proposal that never came to be.
+            // Void: it was proposed after a proposal that never came to be, or came before it. If it is of this stint, no other
+            // word of it will come.
             self.replica.voids.push(index);
-            return Ok(());
+            return self.handle_refused(me);
         }
         // Another node's batch took effect: what is pending here never will.
         self.abort_pending()?;
@@ -75,7 +76,7 @@ impl<R> Actor<R> {
         Ok(())
     }
 
-    /// The proposal `tag` was refused before it came into the log: it and all after it are dead,
+    /// The proposal `tag` was refused before it came into the log, or is void in it: it and all after it are dead,
     /// since the chain is broken there, and nothing of them was done.
     pub fn handle_refused(&mut self, tag: Tag) -> Result<(), Fatal> {
         let Some(position) = self.pending.iter().position(|pending| pending.me == tag) else {
