@@ -1,8 +1,8 @@
 //! The way of commands to the leader of their shard, wherever that is: here, or forwarded, many to a frame; and again,
 //! until the deadline, while leaders change.
 //!
-//! Invariant: a command whose outcome is unknown is repeated only if twice is the same as once, and what
-//! such a repeat refuses is not told as a refusal: the first may still take effect.
+//! Invariant: a command whose outcome is unknown is repeated only if twice is the same as once, and however
+//! such a repeat is refused, the outcome stays unknown: the first may still take effect.
 
 use std::iter::zip;
 use std::sync::Arc;
@@ -87,14 +87,12 @@ impl<'a> Journey<'a> {
     fn take(&mut self, position: usize, outcome: Outcome) {
         if is_final(&self.commands[position], &outcome) {
             // The attempt before may still take effect where this one did not.
-            let is_refused = matches!(outcome, Err(Refusal::Rejected(_)));
-            let in_doubt = is_refused && self.may_have_happened(position);
-            let outcome = if in_doubt {
+            let in_doubt = outcome.is_err() && self.may_have_happened(position);
+            self.outcomes[position] = Some(if in_doubt {
                 Err(Refusal::OutcomeUnknown)
             } else {
                 outcome
-            };
-            self.outcomes[position] = Some(outcome);
+            });
         } else if outcome == Err(Refusal::OutcomeUnknown) {
             self.unknown[position] = true;
         }
@@ -302,5 +300,73 @@ impl Router {
                 Tried::Unknown
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qiang_engine::command::Code;
+    use qiang_engine::{Answer, PromotionId, Rejection};
+
+    use super::*;
+    use crate::question::only_outcome;
+
+    fn promotion() -> PromotionId {
+        PromotionId::new("A").expect("an id")
+    }
+
+    /// A command that may be repeated, and may take effect.
+    fn stop() -> Command {
+        Command::StopPromotion {
+            promotion_id: promotion(),
+            stopped: true,
+        }
+    }
+
+    fn read() -> Command {
+        Command::GetPromotion {
+            promotion_id: promotion(),
+        }
+    }
+
+    fn not_found() -> Refusal {
+        Refusal::Rejected(Rejection {
+            code: Code::PromotionNotFound,
+            promotion_id: Some(promotion()),
+        })
+    }
+
+    /// What `command` comes to whose attempts come to these; the time is over after them.
+    fn told(command: Command, attempts: impl IntoIterator<Item = Outcome>) -> Outcome {
+        let commands = [command];
+        let mut journey = Journey::of(&commands);
+        for outcome in attempts {
+            journey.take_all(journey.open(), Tried::Answered(smallvec![outcome]));
+        }
+        only_outcome(journey.end())
+    }
+
+    #[test]
+    fn whatever_refuses_a_repeat_says_nothing_of_the_attempt_before() {
+        for refusal in [not_found(), Refusal::Overloaded, Refusal::Unavailable] {
+            let outcome = told(stop(), [Err(Refusal::OutcomeUnknown), Err(refusal.clone())]);
+            assert_eq!(outcome, Err(Refusal::OutcomeUnknown), "{refusal:?}");
+            let outcome = told(stop(), [Err(Refusal::Unavailable), Err(refusal.clone())]);
+            assert_eq!(outcome, Err(refusal), "nothing had been done before");
+        }
+    }
+
+    #[test]
+    fn a_read_without_an_answer_has_done_nothing() {
+        for refusal in [not_found(), Refusal::Overloaded, Refusal::Unavailable] {
+            let outcome = told(read(), [Err(Refusal::OutcomeUnknown), Err(refusal.clone())]);
+            assert_eq!(outcome, Err(refusal));
+        }
+    }
+
+    #[test]
+    fn an_answer_ends_the_doubt() {
+        let answered = told(stop(), [Err(Refusal::OutcomeUnknown), Ok(Answer::Done)]);
+        assert_eq!(answered, Ok(Answer::Done));
     }
 }

@@ -93,13 +93,7 @@ impl Service {
                 let asked = leads
                     .into_iter()
                     .map(|lead| self.ask_home(lead, command(Some(lead.clone())), deadline));
-                let mut answers = join_all(asked).await;
-                // The first names home; a refusal of any other shard is one too.
-                answers.rotate_left(1);
-                answers
-                    .into_iter()
-                    .reduce(Result::and)
-                    .unwrap_or(Err(Refusal::Unavailable))
+                told_of_all(join_all(asked).await)
             }
         }
     }
@@ -209,9 +203,73 @@ impl Service {
     }
 }
 
+/// What a cancel in advance comes to, asked of several shards, the first of which is home: a refusal of any is one of all. But that
+/// nothing was done is told only if no shard has done or may have done it.
+fn told_of_all(mut answers: Vec<Result<Order, Refusal>>) -> Result<Order, Refusal> {
+    let may_be_done =
+        |answer: &Result<Order, Refusal>| matches!(answer, Ok(_) | Err(Refusal::OutcomeUnknown));
+    let some_may_be_done = answers.iter().any(may_be_done);
+    answers.rotate_left(1);
+    let told = answers.into_iter().reduce(Result::and);
+    match told.unwrap_or(Err(Refusal::Unavailable)) {
+        Err(Refusal::Unavailable | Refusal::Overloaded) if some_may_be_done => {
+            Err(Refusal::OutcomeUnknown)
+        }
+        told => told,
+    }
+}
+
 fn order_answer(answer: Result<Answer, Refusal>) -> Result<Order, Refusal> {
     match answer? {
         Answer::Order(order) => Ok(*order),
         _ => Err(Refusal::OutcomeUnknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qiang_engine::UnixMs;
+    use qiang_engine::order::{GrantedItems, OrderState};
+
+    use super::*;
+
+    fn cancelled(order_id: &str) -> Result<Order, Refusal> {
+        let at = UnixMs(1);
+        Ok(Order {
+            order_id: OrderId::new(order_id).expect("an id"),
+            buyer: None,
+            items: GrantedItems::new(),
+            granted_at: at,
+            pay_by: at,
+            state: OrderState::Returned {
+                at,
+                reason: ReturnReason::User,
+            },
+            cart: None,
+        })
+    }
+
+    #[test]
+    fn a_cancel_in_advance_that_every_shard_took_is_told_as_home_tells_it() {
+        let told = told_of_all(vec![cancelled("home"), cancelled("guest")]);
+        assert_eq!(told, cancelled("home"));
+    }
+
+    #[test]
+    fn a_cancel_in_advance_that_some_shard_may_have_taken_is_not_told_as_if_nothing_was_done() {
+        for refusal in [Refusal::Unavailable, Refusal::Overloaded] {
+            for may_be_done in [cancelled("A"), Err(Refusal::OutcomeUnknown)] {
+                let refused = || Err(refusal.clone());
+                for answers in [
+                    vec![may_be_done.clone(), refused()],
+                    vec![refused(), may_be_done.clone()],
+                ] {
+                    let told = told_of_all(answers.clone());
+                    assert_eq!(told, Err(Refusal::OutcomeUnknown), "{answers:?}");
+                }
+                let told = told_of_all(vec![refused(), refused()]);
+                assert_eq!(told, refused(), "nothing was done");
+            }
+        }
     }
 }
