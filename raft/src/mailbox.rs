@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::question::{Asked, Each, Outcome, Question};
 use crate::types::LogId;
-use crate::world::{others_first, spawn};
+use crate::world::{others_first, room, spawn};
 
 /// Commands that may wait for one actor; past it the answer is `overloaded` at once.
 const MAILBOX_COMMANDS_MAX: usize = 32_768;
@@ -42,8 +42,10 @@ pub enum LogEvent {
 struct Inner {
     commands: SegQueue<Asked>,
     commands_waiting: AtomicUsize,
+    commands_max: usize,
     log: SegQueue<LogEvent>,
     log_waiting: AtomicUsize,
+    log_max: usize,
     log_drained: Notify,
     stirred: Notify,
     /// Threads on which a [`Call`] is under way, a bit for each.
@@ -89,8 +91,10 @@ impl Mailbox {
         Mailbox(Arc::new(Inner {
             commands: SegQueue::new(),
             commands_waiting: AtomicUsize::new(0),
+            commands_max: room(MAILBOX_COMMANDS_MAX),
             log: SegQueue::new(),
             log_waiting: AtomicUsize::new(0),
+            log_max: room(LOG_EVENTS_MAX),
             log_drained: Notify::new(),
             stirred: Notify::new(),
             calls: AtomicU64::new(0),
@@ -124,7 +128,7 @@ impl Mailbox {
         let waiting = &self.0.commands_waiting;
         for asked in Asked::all(place, question, PREFETCH_MAX) {
             let count = asked.len();
-            if waiting.fetch_add(count, Ordering::Relaxed) >= MAILBOX_COMMANDS_MAX {
+            if waiting.fetch_add(count, Ordering::Relaxed) >= self.0.commands_max {
                 waiting.fetch_sub(count, Ordering::Relaxed);
                 asked.refuse(&Refusal::Overloaded);
             } else {
@@ -177,7 +181,7 @@ impl Mailbox {
 
     pub(crate) fn take_log(&self) -> Option<LogEvent> {
         let event = self.0.log.pop()?;
-        if self.0.log_waiting.fetch_sub(1, Ordering::Relaxed) == LOG_EVENTS_MAX {
+        if self.0.log_waiting.fetch_sub(1, Ordering::Relaxed) == self.0.log_max {
             self.0.log_drained.notify_waiters();
         }
         Some(event)
@@ -189,7 +193,7 @@ impl Mailbox {
             let drained = self.0.log_drained.notified();
             tokio::pin!(drained);
             drained.as_mut().enable();
-            if self.0.log_waiting.load(Ordering::Relaxed) < LOG_EVENTS_MAX {
+            if self.0.log_waiting.load(Ordering::Relaxed) < self.0.log_max {
                 return;
             }
             drained.await;

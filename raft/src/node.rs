@@ -33,7 +33,7 @@ use crate::question::{Each, Outcome, Question, only_outcome};
 use crate::reconcile::run_reconciler;
 use crate::router::Router;
 use crate::start::{open_store, raft_config, seat_actors, sharing_of, stop_actors};
-use crate::world::{Clock, blocking, spawn, watch};
+use crate::world::{Clock, blocking, room, spawn, watch};
 
 mod report;
 
@@ -106,7 +106,7 @@ impl Node {
         let store = open_store(&options, &world).await?;
         let policy = PolicyCell::new(policy);
         let board = Board::default();
-        let (courier, jobs) = mpsc::channel(COURIER_JOBS_MAX);
+        let (courier, jobs) = mpsc::channel(room(COURIER_JOBS_MAX));
         let around = Surroundings {
             board: board.clone(),
             policy: policy.clone(),

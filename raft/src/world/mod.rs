@@ -9,6 +9,7 @@ mod channel;
 mod home;
 mod lateness;
 mod life;
+mod scarcity;
 pub mod watch;
 
 use std::cell::RefCell;
@@ -33,6 +34,7 @@ pub(crate) use beat::BEAT;
 pub(crate) use home::Home;
 pub(crate) use lateness::HoldUps;
 pub use life::{Life, spawn};
+pub(crate) use scarcity::room;
 
 thread_local! {
     /// The generator of a simulation's only thread.

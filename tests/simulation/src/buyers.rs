@@ -15,6 +15,7 @@ use qiang_server::service::{CancelOrder, Service};
 use rand::RngExt;
 use tokio::time::{sleep, timeout};
 
+use crate::crowd::crowd;
 use crate::stock::End;
 use crate::story::{Offer, Stage};
 
@@ -23,12 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(6);
 
 /// How often an order without an answer is repeated while faults go on.
 const REPEATS_MAX: u32 = 3;
-
-/// Orders that a crowd places at once.
-const CROWD: u64 = 6;
-
-/// Within how many milliseconds a crowd comes, and one in it who is hasty pays or takes the order back: as fast as a commit, or slower.
-const CROWD_WITHIN_MS: [u64; 3] = [3, 10, 40];
 
 /// The longest pause between two looks of somebody who only looks, in milliseconds.
 const LOOKS_EVERY_MS: u64 = 50;
@@ -46,14 +41,38 @@ pub struct Told {
     pub confirm: Asked,
 }
 
-/// What became of a question about an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Asked {
-    #[default]
-    Never,
-    InDoubt,
-    Refused,
-    Done,
+/// What was asked of an order, maybe several times, and what is known of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked {
+    done: bool,
+    /// Questions under way, and those without a definite answer: each may take effect at any time.
+    open: u32,
+}
+
+impl Asked {
+    /// Somebody was told that it was done.
+    pub fn is_done(self) -> bool {
+        self.done
+    }
+
+    /// It was done, or may be at any time.
+    pub fn may_be_done(self) -> bool {
+        self.done || self.open > 0
+    }
+
+    fn begin(&mut self) {
+        self.open += 1;
+    }
+
+    fn end<T>(&mut self, answer: Option<&Result<T, Refusal>>) {
+        match answer {
+            Some(Ok(_)) => self.done = true,
+            Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => {
+                self.open -= 1;
+            }
+            Some(Err(Refusal::OutcomeUnknown)) | None => {}
+        }
+    }
 }
 
 /// Orders by their id.
@@ -118,58 +137,6 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
             }
         }
     }
-}
-
-/// What somebody in a crowd does without waiting for the grant.
-#[derive(Clone, Copy)]
-enum Haste {
-    Waits,
-    TakesBack,
-    Pays,
-}
-
-/// Most pay: a payment names the order that it needs.
-const HASTES: [Haste; 5] = [
-    Haste::Waits,
-    Haste::TakesBack,
-    Haste::Pays,
-    Haste::Pays,
-    Haste::Pays,
-];
-
-/// A crowd at one promotion, that of this number: orders all at once, most of which are paid or taken back without waiting
-/// for the answer. So one proposal follows another that has no end yet, and cannot be without it.
-pub async fn crowd(stage: Arc<Stage>, offer: usize, name: String) -> Vec<String> {
-    let offer = &stage.offers[offer];
-    let within_ms = CROWD_WITHIN_MS[Random.random_range(0..CROWD_WITHIN_MS.len())];
-    let orders: Vec<String> = (0..CROWD)
-        .map(|member| format!("{name}-{member}"))
-        .collect();
-    let place = |order: &String| {
-        stage.write(order, |told| {
-            told.items.push((offer.id.clone(), 1));
-            told.expires |= offer.expires;
-        });
-        let (stage, order) = (stage.clone(), order.clone());
-        let haste = HASTES[Random.random_range(0..HASTES.len())];
-        tokio::spawn(async move {
-            sleep(Duration::from_millis(Random.random_range(0..within_ms))).await;
-            let hurry = async {
-                sleep(Duration::from_millis(Random.random_range(0..within_ms))).await;
-                match haste {
-                    Haste::Waits => {}
-                    Haste::TakesBack => cancel(&stage, &order).await,
-                    Haste::Pays => confirm(&stage, &order).await,
-                }
-            };
-            tokio::join!(grab(&stage, &order), hurry);
-        })
-    };
-    let members: Vec<_> = orders.iter().map(place).collect();
-    for member in members {
-        member.await.expect("a grab does not panic");
-    }
-    orders
 }
 
 /// Somebody who buys nothing and looks at what changed last, through any node and without waiting for the answer, until
@@ -256,103 +223,141 @@ where
 
 /// Grabs an order, for the first time or again; whether the answer is definite.
 pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
+    let (asked, request) = begin(stage, order);
+    let grab = move |service: Service| async move { service.grab(request).await };
+    let answer = ask(stage, grab).await;
+    asked.end(stage, answer)
+}
+
+/// Grabs several orders at once, those of one promotion as one batch.
+pub async fn grab_all(stage: &Arc<Stage>, orders: &[String]) {
+    if let [order] = orders {
+        grab(stage, order).await;
+        return;
+    }
+    let begun = orders.iter().map(|order| begin(stage, order));
+    let (asked, requests): (Vec<_>, Vec<_>) = begun.unzip();
+    let grab = move |service: Service| async move {
+        let answers = service.grab_batch(requests).await;
+        answers.collect::<Vec<_>>()
+    };
+    let answers = ask(stage, grab).await;
+    let mut answers = answers.map(Vec::into_iter);
+    for asked in asked {
+        let answer = answers
+            .as_mut()
+            .map(|answers| answers.next().expect("one for each grab"));
+        asked.end(stage, answer);
+    }
+}
+
+/// A grab of an order that is under way.
+struct Grabbing<'o> {
+    order: &'o str,
+    /// What had been told of it before.
+    told: Told,
+    /// Its number among those whose refusals are judged.
+    call: Option<u64>,
+}
+
+/// A grab of an order begins.
+fn begin<'o>(stage: &Stage, order: &'o str) -> (Grabbing<'o>, Grab) {
     let told = stage.told(order);
+    let item = |(id, quantity): &(PromotionId, u32)| Item {
+        promotion_id: id.clone(),
+        quantity: *quantity,
+    };
     let request = Grab {
         order_id: order_id(order),
         pin: Pin::new("buyer").expect("an id"),
         ip: [203, 0, 113, 9].into(),
         channel: Channel::App,
-        items: told
-            .items
-            .iter()
-            .map(|(id, quantity)| Item {
-                promotion_id: id.clone(),
-                quantity: *quantity,
-            })
-            .collect::<Items>(),
+        items: told.items.iter().map(item).collect::<Items>(),
     };
     let alone = alone(stage, &told);
     let call = alone.map(|(offer, units)| stage.stock().begin(order, &offer.id, units));
-    let answer = ask(
-        stage,
-        move |service| async move { service.grab(request).await },
-    )
-    .await;
-    stage
-        .trace
-        .note(format_args!("grab {order} -> {}", short(answer.as_ref())));
-    let end = match answer {
-        Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => {
-            End::Refused
+    (Grabbing { order, told, call }, request)
+}
+
+impl Grabbing<'_> {
+    /// It ends with this answer; whether that is definite.
+    fn end(self, stage: &Stage, answer: Option<Result<Granted, Refusal>>) -> bool {
+        let Grabbing { order, told, call } = self;
+        stage
+            .trace
+            .note(format_args!("grab {order} -> {}", short(answer.as_ref())));
+        let end = match answer {
+            Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => {
+                End::Refused
+            }
+            Some(Ok(_) | Err(Refusal::OutcomeUnknown)) | None => End::Held,
+        };
+        let others = call.map(|call| stage.stock().end(call, end));
+        if let (Some(alone), Some(others), Some(Err(Refusal::Rejected(rejection)))) =
+            (alone(stage, &told), others, &answer)
+        {
+            judge_refusal(stage, order, alone, rejection.code, others);
         }
-        Some(Ok(_) | Err(Refusal::OutcomeUnknown)) | None => End::Held,
-    };
-    let others = call.map(|call| stage.stock().end(call, end));
-    if let (Some(alone), Some(others), Some(Err(Refusal::Rejected(rejection)))) =
-        (alone, others, &answer)
-    {
-        judge_refusal(stage, order, alone, rejection.code, others);
-    }
-    match answer {
-        Some(Ok(granted)) => {
-            let asked: Vec<(PromotionId, u32)> = granted
-                .items
-                .iter()
-                .map(|item| (item.promotion_id.clone(), item.quantity))
-                .collect();
-            if asked != told.items {
-                stage.trace.violate(format_args!(
-                    "order {order} asked for {:?} and was granted {asked:?}",
-                    told.items
-                ));
+        match answer {
+            Some(Ok(granted)) => {
+                let asked: Vec<(PromotionId, u32)> = granted
+                    .items
+                    .iter()
+                    .map(|item| (item.promotion_id.clone(), item.quantity))
+                    .collect();
+                if asked != told.items {
+                    stage.trace.violate(format_args!(
+                        "order {order} asked for {:?} and was granted {asked:?}",
+                        told.items
+                    ));
+                }
+                let now = stage.told(order);
+                if let Some(before) = &now.granted
+                    && (before.pay_by != granted.pay_by
+                        || told.granted.is_some() && !granted.replayed)
+                {
+                    stage.trace.violate(format_args!(
+                        "order {order} was granted twice: {before:?}, then {granted:?}"
+                    ));
+                }
+                if told.cancel.is_done() {
+                    stage
+                        .trace
+                        .violate(format_args!("order {order} was cancelled and then granted"));
+                }
+                stage.trace.count_grant();
+                stage.write(order, |told| {
+                    told.granted.get_or_insert(granted);
+                });
+                true
             }
-            let now = stage.told(order);
-            if let Some(before) = &now.granted
-                && (before.pay_by != granted.pay_by || told.granted.is_some() && !granted.replayed)
-            {
-                stage.trace.violate(format_args!(
-                    "order {order} was granted twice: {before:?}, then {granted:?}"
-                ));
+            Some(Err(Refusal::Rejected(rejection))) => {
+                let may_be_cancelled =
+                    told.cancel.may_be_done() || stage.told(order).cancel.may_be_done();
+                let may_be_returned = told.expires || may_be_cancelled;
+                if told.granted.is_some()
+                    && !(matches!(rejection.code, Code::OrderReturned) && may_be_returned)
+                {
+                    stage.trace.violate(format_args!(
+                        "order {order} was granted, and then refused: {rejection:?}"
+                    ));
+                }
+                true
             }
-            if told.cancel == Asked::Done {
-                stage
-                    .trace
-                    .violate(format_args!("order {order} was cancelled and then granted"));
+            Some(Err(Refusal::Unavailable | Refusal::Overloaded)) => false,
+            Some(Err(Refusal::OutcomeUnknown)) | None => {
+                stage.write(order, |told| {
+                    told.in_doubt = true;
+                });
+                false
             }
-            stage.trace.count_grant();
-            stage.write(order, |told| {
-                told.granted.get_or_insert(granted);
-            });
-            true
-        }
-        Some(Err(Refusal::Rejected(rejection))) => {
-            let may_be_returned = told.expires || told.cancel != Asked::Never;
-            let now = stage.told(order);
-            let may_be_returned = may_be_returned || now.cancel != Asked::Never;
-            if told.granted.is_some()
-                && !(matches!(rejection.code, Code::OrderReturned) && may_be_returned)
-            {
-                stage.trace.violate(format_args!(
-                    "order {order} was granted, and then refused: {rejection:?}"
-                ));
-            }
-            true
-        }
-        Some(Err(Refusal::Unavailable | Refusal::Overloaded)) => false,
-        Some(Err(Refusal::OutcomeUnknown)) | None => {
-            stage.write(order, |told| {
-                told.in_doubt = true;
-            });
-            false
         }
     }
 }
 
-async fn cancel(stage: &Arc<Stage>, order: &str) {
+pub async fn cancel(stage: &Arc<Stage>, order: &str) {
     let told = stage.told(order);
-    stage.write(order, |told| {
-        told.cancel = told.cancel.max_with(Asked::InDoubt);
-    });
+    stage.write(order, |told| told.cancel.begin());
     let request = CancelOrder {
         order_id: order_id(order),
         reason: ReturnReason::User,
@@ -367,20 +372,15 @@ async fn cancel(stage: &Arc<Stage>, order: &str) {
     stage
         .trace
         .note(format_args!("cancel {order} -> {}", short(answer.as_ref())));
-    let outcome = outcome(answer.as_ref());
-    if outcome == Asked::Done {
+    if matches!(answer, Some(Ok(_))) {
         stage.stock().returned(order);
     }
-    stage.write(order, |told| {
-        told.cancel = told.cancel.max_with(outcome);
-    });
+    stage.write(order, |told| told.cancel.end(answer.as_ref()));
 }
 
-async fn confirm(stage: &Arc<Stage>, order: &str) {
+pub async fn confirm(stage: &Arc<Stage>, order: &str) {
     let told = stage.told(order);
-    stage.write(order, |told| {
-        told.confirm = told.confirm.max_with(Asked::InDoubt);
-    });
+    stage.write(order, |told| told.confirm.begin());
     let (id, first) = (
         order_id(order),
         told.items.first().map(|(id, _)| id.clone()),
@@ -393,10 +393,7 @@ async fn confirm(stage: &Arc<Stage>, order: &str) {
         "confirm {order} -> {}",
         short(answer.as_ref())
     ));
-    let outcome = outcome(answer.as_ref());
-    stage.write(order, |told| {
-        told.confirm = told.confirm.max_with(outcome);
-    });
+    stage.write(order, |told| told.confirm.end(answer.as_ref()));
 }
 
 /// Reads an order: what was done before somebody looked is seen, whichever node is asked.
@@ -413,13 +410,13 @@ async fn look(stage: &Arc<Stage>, order: &str) {
     stage
         .trace
         .note(format_args!("look {order} -> {}", short(answer.as_ref())));
-    let may_be_returned =
-        told.expires && told.confirm != Asked::Done || stage.told(order).cancel != Asked::Never;
+    let may_be_cancelled = told.cancel.may_be_done() || stage.told(order).cancel.may_be_done();
+    let may_be_returned = told.expires && !told.confirm.is_done() || may_be_cancelled;
     let is_true = match &answer {
         Some(Ok(seen)) => match seen.state {
             OrderState::Tentative => told.granted.is_none(),
-            OrderState::Held => told.cancel != Asked::Done && told.confirm != Asked::Done,
-            OrderState::Confirmed { .. } => told.cancel != Asked::Done,
+            OrderState::Held => !told.cancel.is_done() && !told.confirm.is_done(),
+            OrderState::Confirmed { .. } => !told.cancel.is_done(),
             OrderState::Returned { .. } => told.granted.is_none() || may_be_returned,
         },
         Some(Err(Refusal::Rejected(_))) => told.granted.is_none(),
@@ -429,27 +426,6 @@ async fn look(stage: &Arc<Stage>, order: &str) {
         stage.trace.violate(format_args!(
             "order {order} was seen as it no longer was: {answer:?}; {told:?}"
         ));
-    }
-}
-
-fn outcome<T>(answer: Option<&Result<T, Refusal>>) -> Asked {
-    match answer {
-        Some(Ok(_)) => Asked::Done,
-        Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => {
-            Asked::Refused
-        }
-        Some(Err(Refusal::OutcomeUnknown)) | None => Asked::InDoubt,
-    }
-}
-
-impl Asked {
-    /// The later of two answers that says more: done is done, and a doubt is not undone by a refusal.
-    fn max_with(self, later: Asked) -> Asked {
-        match (self, later) {
-            (Asked::Done, _) | (_, Asked::Done) => Asked::Done,
-            (Asked::InDoubt, _) | (_, Asked::InDoubt) => Asked::InDoubt,
-            (_, later) => later,
-        }
     }
 }
 

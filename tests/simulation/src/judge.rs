@@ -10,7 +10,7 @@ use qiang_engine::shard::Shard;
 use qiang_engine::{PromotionId, ShardId};
 use qiang_raft::{Flow, FlowQuery};
 
-use crate::buyers::{Asked, Told, order_id};
+use crate::buyers::{Told, order_id};
 use crate::story::Stage;
 
 /// What was seen before.
@@ -218,8 +218,7 @@ fn judge_order(shards: &[Shard], order: &str, told: &Told) -> Result<(), String>
         return Err(format!("is not all or nothing: {parts:?}"));
     }
     if told.granted.is_some() && lives == 0 {
-        let may_be_returned =
-            told.expires && told.confirm != Asked::Done || told.cancel != Asked::Never;
+        let may_be_returned = told.expires && !told.confirm.is_done() || told.cancel.may_be_done();
         if !may_be_returned || !parts.contains(&Part::Returned) {
             return Err(format!("was granted and is lost: {parts:?}"));
         }
@@ -227,10 +226,18 @@ fn judge_order(shards: &[Shard], order: &str, told: &Told) -> Result<(), String>
     if told.granted.is_none() && !told.in_doubt && lives > 0 {
         return Err(format!("was never granted and holds units: {parts:?}"));
     }
-    match (told.cancel, told.confirm) {
-        (Asked::Done, Asked::Done) => Err("was both cancelled and paid".to_owned()),
-        (Asked::Done, _) if lives > 0 => Err(format!("was cancelled and holds units: {parts:?}")),
-        (_, Asked::Done) if parts.iter().any(|part| *part != Part::Confirmed) => {
+    if !told.confirm.may_be_done() && parts.contains(&Part::Confirmed) {
+        return Err(format!("was refused every payment and is paid: {parts:?}"));
+    }
+    if !told.expires && !told.cancel.may_be_done() && parts.contains(&Part::Returned) {
+        return Err(format!(
+            "was refused every cancel and is returned: {parts:?}"
+        ));
+    }
+    match (told.cancel.is_done(), told.confirm.is_done()) {
+        (true, true) => Err("was both cancelled and paid".to_owned()),
+        (true, _) if lives > 0 => Err(format!("was cancelled and holds units: {parts:?}")),
+        (_, true) if parts.iter().any(|part| *part != Part::Confirmed) => {
             Err(format!("was paid and is not: {parts:?}"))
         }
         _ => Ok(()),

@@ -4,12 +4,13 @@
 //! service behind the HTTP interface with its carts. What is simulated is the world (`net`, `machine`): frames
 //! are late, lost, doubled and reordered, links are cut one way or both, processes are killed, stand still and
 //! start again, disks lose what was not synced, clocks jump, leaders are moved, nodes join and leave. Buyers
-//! (`buyers`) grab, pay, cancel and repeat meanwhile; whether what they are refused can be true is known from what they asked for (`stock`).
+//! (`buyers`, and many at once, `crowd`) grab, pay, cancel and repeat meanwhile; whether what they are refused can be true is known from what they asked for (`stock`).
 //! The judge (`judge`) looks after every event and, when all is quiet again, at everything.
 //!
 //! Invariant: the same seed gives the same trace.
 
 mod buyers;
+mod crowd;
 mod judge;
 mod machine;
 mod net;

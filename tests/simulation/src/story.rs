@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Shape;
 use crate::buyers::{self, Book, Told};
+use crate::crowd::crowd;
 use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed};
 use crate::net::{Net, Quality};
@@ -675,8 +676,8 @@ impl<'a> Faults<'a> {
         for (number, offer) in stage.offers.iter().enumerate() {
             if without_lease.contains(&shard_of(&offer.id).to_string()) {
                 let name = format!("c-{}", self.crowds.len());
-                let crowd = buyers::crowd(stage.clone(), number, name);
-                self.crowds.push(tokio::spawn(crowd));
+                let placed = crowd(stage.clone(), number, name);
+                self.crowds.push(tokio::spawn(placed));
             }
         }
     }
