@@ -24,7 +24,7 @@ use crate::options::PolicyCell;
 use crate::proposal::Proposal;
 use crate::question::{Asked, Reply};
 use crate::types::LogId;
-use crate::world::{Clock, HoldUps, Random, is_simulated, random_u64, sleep_to_beat, spawn};
+use crate::world::{Clock, HoldUps, Random, is_simulated, random_u64, room, sleep_to_beat, spawn};
 
 /// Log events and commands taken in one round, so that one busy actor does not starve its neighbours.
 const ROUND_EVENTS_MAX: usize = 1024;
@@ -64,6 +64,8 @@ pub struct Seat {
     next: Vec<Asked>,
     /// Proposals of a leader that has no lease yet after its group was quiescent, in their order.
     held: Vec<Proposal>,
+    /// Log events, and commands, taken in one round.
+    round_max: usize,
     chores_at: Instant,
     blank_at: Instant,
     hold_ups: HoldUps,
@@ -131,6 +133,7 @@ impl Seat {
             effects: Vec::new(),
             next: Vec::with_capacity(PREFETCH_MAX),
             held: Vec::new(),
+            round_max: room(ROUND_EVENTS_MAX),
             chores_at: now,
             blank_at: now + BLANK_INTERVAL,
             hold_ups: HoldUps::new(),
@@ -198,7 +201,7 @@ impl Seat {
     /// Takes what the log has to say.
     fn hear_log(&mut self, actor: &mut Actor<Reply>) -> Result<bool, Fatal> {
         let mut heard = false;
-        for _ in 0..ROUND_EVENTS_MAX {
+        for _ in 0..self.round_max {
             let Some(event) = self.group.mailbox.take_log() else {
                 break;
             };
@@ -274,7 +277,7 @@ impl Seat {
         };
         actor.begin_turn(moment);
         let mut commands = 0;
-        while awake && commands < ROUND_EVENTS_MAX && !actor.turn_full() {
+        while awake && commands < self.round_max && !actor.turn_full() {
             let next = self.take_commands();
             if next == 0 {
                 break;
