@@ -207,7 +207,7 @@ fn judge_refusal(
 }
 
 /// Asks some node; `None` if the answer did not come.
-async fn ask<T, F>(stage: &Arc<Stage>, question: impl FnOnce(Service) -> F) -> Option<T>
+pub async fn ask<T, F>(stage: &Arc<Stage>, question: impl FnOnce(Service) -> F) -> Option<T>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,

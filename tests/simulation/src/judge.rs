@@ -11,7 +11,9 @@ use qiang_engine::{PromotionId, ShardId};
 use qiang_raft::{Flow, FlowQuery};
 
 use crate::buyers::{Told, order_id};
+use crate::machine::Process;
 use crate::story::Stage;
+use crate::{readers, shop};
 
 /// What was seen before.
 #[derive(Default)]
@@ -89,6 +91,13 @@ pub async fn judge_all(stage: &Arc<Stage>) {
                 .violate(format_args!("order {order} {why}; {told:?}"));
         }
     }
+    let added = |id: &PromotionId| {
+        let promotion = shards[usize::from(shard_of(id).0)].promotion(id)?;
+        Some(promotion.counters.added)
+    };
+    if let Err(why) = shop::judge(stage, added) {
+        stage.trace.violate(why);
+    }
     for offer in &stage.offers {
         if let Err(why) = judge_offer(&shards, &offer.id, offer.quantity) {
             stage.trace.violate(format_args!("{}: {why}", offer.id));
@@ -98,21 +107,14 @@ pub async fn judge_all(stage: &Arc<Stage>) {
 
 async fn fold_all(stage: &Arc<Stage>) -> Result<Vec<Shard>, String> {
     let mut shards = Vec::new();
-    let all = stage.processes();
+    let all = stage.members();
     for number in 0..SHARDS {
         let mut shard = Shard::new(7);
-        // A node that was removed may not have heard of it.
-        let removed = |id: u64| {
-            all.iter()
-                .any(|(_, process)| process.node.cluster().removed.contains(&id))
+        let votes = |(id, process): &&(u64, Process)| {
+            let cluster = process.node.cluster();
+            cluster.voters(number).contains(id)
         };
-        let votes = |id: u64, node: &qiang_raft::Node| {
-            node.cluster().voters(number).contains(&id) && !removed(id)
-        };
-        let processes: Vec<_> = all
-            .iter()
-            .filter(|(id, process)| votes(*id, &process.node))
-            .collect();
+        let processes: Vec<_> = all.iter().filter(votes).collect();
         let (id, process) = processes[usize::from(number) % processes.len()];
         let mut flows: Vec<Flow> = Vec::new();
         loop {
@@ -137,6 +139,7 @@ async fn fold_all(stage: &Arc<Stage>) -> Result<Vec<Shard>, String> {
             }
             flows.extend(page);
         }
+        readers::judge(&stage.read(), number, &flows)?;
         for flow in &flows {
             let applied = shard.apply(&flow.record);
             applied.map_err(|error| {

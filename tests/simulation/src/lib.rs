@@ -5,6 +5,7 @@
 //! are late, lost, doubled and reordered, links are cut one way or both, processes are killed, stand still and
 //! start again, disks lose what was not synced, clocks jump, leaders are moved, nodes join and leave. Buyers
 //! (`buyers`, and many at once, `crowd`) grab, pay, cancel and repeat meanwhile; whether what they are refused can be true is known from what they asked for (`stock`).
+//! Shops (`shop`) add units and change the configuration, and somebody follows the flows of each shard (`readers`).
 //! The judge (`judge`) looks after every event and, when all is quiet again, at everything.
 //!
 //! Invariant: the same seed gives the same trace.
@@ -14,7 +15,9 @@ mod crowd;
 mod judge;
 mod machine;
 mod net;
+mod readers;
 mod schedule;
+mod shop;
 mod stock;
 mod story;
 mod trace;

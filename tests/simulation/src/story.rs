@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::promotion::Terms;
-use qiang_engine::routing::{Sharing, shard_of};
+use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Command, PromotionId};
 use qiang_raft::ClusterChange;
 use qiang_raft::world::Random;
@@ -21,6 +21,8 @@ use crate::crowd::crowd;
 use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed};
 use crate::net::{Net, Quality};
+use crate::readers::{self, Read};
+use crate::shop::{self, Ledger, SHOPS};
 use crate::stock::Stock;
 use crate::trace::Trace;
 
@@ -76,6 +78,8 @@ pub struct Stage {
     machines: Mutex<BTreeMap<u64, Machine>>,
     book: Mutex<Book>,
     stock: Mutex<Stock>,
+    ledger: Mutex<Ledger>,
+    read: Mutex<Read>,
     /// The orders of which buyers were told last.
     latest: Mutex<VecDeque<String>>,
     quiet: AtomicBool,
@@ -102,6 +106,8 @@ impl Stage {
             machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
             book: Mutex::default(),
             stock: Mutex::default(),
+            ledger: Mutex::default(),
+            read: Mutex::default(),
             latest: Mutex::default(),
             quiet: AtomicBool::new(false),
         })
@@ -126,6 +132,16 @@ impl Stage {
             .iter()
             .filter_map(|(id, machine)| Some((*id, machine.process()?.clone())));
         running.collect()
+    }
+
+    /// The processes of nodes that belong to the cluster, as whoever knows most of it says.
+    pub fn members(&self) -> Vec<(u64, Process)> {
+        let mut members = self.processes();
+        let clusters = members.iter().map(|(_, process)| process.node.cluster());
+        let newest = clusters.max_by_key(|cluster| cluster.revision);
+        let nodes = newest.map(|cluster| cluster.nodes).unwrap_or_default();
+        members.retain(|(id, _)| nodes.contains_key(id));
+        members
     }
 
     /// Some process, as a load balancer that knows nothing would choose.
@@ -153,6 +169,16 @@ impl Stage {
     /// What may be held of the promotions that no cart has.
     pub fn stock(&self) -> MutexGuard<'_, Stock> {
         lock(&self.stock)
+    }
+
+    /// What shops were told.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    /// What was read of each shard's flows.
+    pub fn read(&self) -> MutexGuard<'_, Read> {
+        lock(&self.read)
     }
 
     /// The orders of which buyers were told last.
@@ -219,10 +245,12 @@ fn memory() -> std::path::PathBuf {
 async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Result<(), String> {
     form(stage).await?;
     create_offers(stage).await?;
-    let mut buyers: Vec<_> = (0..shape.buyers)
+    let mut users: Vec<_> = (0..shape.buyers)
         .map(|number| tokio::spawn(buyers::run(stage.clone(), number)))
         .collect();
-    buyers.push(tokio::spawn(buyers::watch(stage.clone())));
+    users.push(tokio::spawn(buyers::watch(stage.clone())));
+    users.extend((0..SHOPS).map(|shop| tokio::spawn(shop::run(stage.clone(), shop))));
+    users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
     let mut faults = Faults::new(home);
     let mut judge = Judge::default();
     let end = Instant::now() + shape.faults_last;
@@ -246,10 +274,9 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     }
     stage.quiet.store(true, Ordering::Relaxed);
     faults.heal(stage).await;
-    for buyer in buyers {
-        buyer
-            .await
-            .map_err(|error| format!("a buyer panicked: {error}"))?;
+    for user in users {
+        user.await
+            .map_err(|error| format!("a user panicked: {error}"))?;
     }
     for crowd in faults.crowds {
         crowd
@@ -372,13 +399,8 @@ async fn settle(stage: &Arc<Stage>, judge: &mut Judge) -> Result<(), String> {
 
 fn unsettled(stage: &Stage) -> Option<String> {
     let mut seen: BTreeMap<String, (u64, u64, Option<u64>)> = BTreeMap::new();
-    let processes = stage.processes();
-    let removed = |id: &u64| {
-        let mut others = processes.iter();
-        others.any(|(_, process)| process.node.cluster().removed.contains(id))
-    };
-    for (id, process) in processes.iter().filter(|(id, _)| !removed(id)) {
-        let (id, cluster) = (*id, process.node.cluster());
+    for (id, process) in stage.members() {
+        let cluster = process.node.cluster();
         for (number, group) in process.node.group_statuses().into_iter().enumerate() {
             let wanted = cluster.voters(u16::try_from(number).ok()?);
             if !wanted.contains(&id) {
