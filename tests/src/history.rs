@@ -53,6 +53,16 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The order that it is about.
+    pub fn order(&self) -> Option<&str> {
+        match self {
+            Self::Grab { order, .. } | Self::Return { order, .. } => Some(order),
+            Self::Read { .. } => None,
+        }
+    }
+}
+
 /// How a grab ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrabOutcome {

@@ -178,7 +178,9 @@ impl Model {
     ) -> Result<(), String> {
         let order = &mut self.orders[number];
         if let Event::Grab {
-            quantity, outcome, ..
+            order: name,
+            quantity,
+            outcome,
         } = &call.event
         {
             assert!(
@@ -191,12 +193,12 @@ impl Model {
             {
                 let granted = matches!(outcome, GrabOutcome::Granted { .. });
                 if granted && order.granted {
-                    return Err(format!("granted twice:{}", about(call, calls)));
+                    return Err(format!("granted twice:{}", about(name, calls)));
                 }
                 if order.after.is_some_and(|after| after != *remaining) {
                     return Err(format!(
                         "one grant, two numbers remaining:{}",
-                        about(call, calls)
+                        about(name, calls)
                     ));
                 }
                 order.granted |= granted;
@@ -291,15 +293,10 @@ fn return_kind(outcome: ReturnOutcome) -> Option<Kind> {
     }
 }
 
-/// The calls of the same order as `call`, one a line.
-fn about(call: &Call, calls: &[Call]) -> String {
-    fn order(call: &Call) -> Option<&String> {
-        match &call.event {
-            Event::Grab { order, .. } | Event::Return { order, .. } => Some(order),
-            Event::Read { .. } => None,
-        }
-    }
-    let same = calls.iter().filter(|other| order(other) == order(call));
-    let lines: Vec<String> = same.map(ToString::to_string).collect();
-    format!("\n  {}", lines.join("\n  "))
+/// The calls of an order, a line each.
+pub fn about(order: &str, calls: &[Call]) -> String {
+    let own = calls
+        .iter()
+        .filter(|call| call.event.order() == Some(order));
+    own.map(|call| format!("\n  {call}")).collect()
 }

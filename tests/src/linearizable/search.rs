@@ -7,11 +7,11 @@
 //!
 //! Invariant: configurations are left out only where an equal one, or one that spent less, was tried.
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::fmt::Write as _;
 
 use super::Verdict;
-use super::model::{Kind, Model};
+use super::model::{Kind, Model, about};
 use super::state::{Placed, Spent, State};
 use crate::Call;
 
@@ -211,10 +211,19 @@ impl Farthest {
             .iter()
             .map(show)
             .chain([heading])
-            .chain(known.map(show))
+            .chain(known.clone().map(show))
             .chain(never);
         for line in lines {
             write!(text, "\n  {line}").expect("a text takes all it is given");
+        }
+        // What was refused, or never came, has no place in the order of events, and may be why.
+        let misfits: BTreeSet<&str> = known
+            .chain(&self.never)
+            .filter_map(|call| calls[model.items[*call].source].event.order())
+            .collect();
+        for order in misfits {
+            let about = about(order, calls);
+            write!(text, "\n  all calls of {order}:{about}").expect("a text takes all it is given");
         }
         text
     }

@@ -367,6 +367,21 @@ fn an_order_granted_twice_is_rejected_by_name() {
 }
 
 #[test]
+fn an_explanation_tells_every_call_of_an_order_that_does_not_fit() {
+    use GrabOutcome::{NotDone, Replayed};
+    let again = grab("x", 1, Replayed { remaining: 9 });
+    let Verdict::NotLinearizable { explanation } = in_sequence(10, [grab("x", 1, NotDone), again])
+    else {
+        panic!("what was never granted was replayed");
+    };
+    assert!(explanation.contains("all calls of x:"), "{explanation}");
+    assert!(
+        explanation.contains("grab x of 1 -> NotDone"),
+        "{explanation}"
+    );
+}
+
+#[test]
 fn an_order_stands_where_its_calls_left_it() {
     use GrabOutcome::{OrderReturned, Replayed, SoldOut};
     use ReturnOutcome::{NotHeld, Returned};
