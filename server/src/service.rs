@@ -87,7 +87,11 @@ impl Service {
 
     /// Grabs: all items or none.
     pub async fn grab(&self, grab: Grab) -> Result<Granted, Refusal> {
-        let deadline = self.deadline();
+        self.grab_by(grab, self.deadline()).await
+    }
+
+    /// The same, by this deadline.
+    async fn grab_by(&self, grab: Grab, deadline: Instant) -> Result<Granted, Refusal> {
         let Some(shard) = only_shard(&grab) else {
             return cart::grab(self, grab, deadline).await;
         };
@@ -124,7 +128,7 @@ impl Service {
         let together = shards().zip(of_shard);
         let together =
             together.map(|(shard, commands)| self.grab_together(shard, commands, deadline));
-        let alone = alone.into_iter().map(|grab| self.grab(grab));
+        let alone = alone.into_iter().map(|grab| self.grab_by(grab, deadline));
         let (together, alone) = join(join_all(together), join_all(alone)).await;
         // Each way has its outcomes in the order of its grabs.
         let mut of_shard: Vec<_> = together.into_iter().map(Each::into_iter).collect();
@@ -150,14 +154,17 @@ impl Service {
         }
         let question = Question::new(commands);
         let mut outcomes = self.node.ask_many(shard, &question, deadline).await;
-        for (outcome, command) in outcomes.iter_mut().zip(question.commands()) {
-            let (Err(refusal), Command::Grab(grab)) = (&*outcome, command) else {
-                continue;
-            };
-            if is_in_doubt(refusal) {
-                *outcome = self.grab(grab.clone()).await.map(Answer::Granted);
-            }
-        }
+        let in_doubt = outcomes.iter_mut().zip(question.commands());
+        let again = in_doubt.filter_map(|(outcome, command)| match (&*outcome, command) {
+            (Err(refusal), Command::Grab(grab)) if is_in_doubt(refusal) => Some(async {
+                *outcome = self
+                    .grab_by(grab.clone(), deadline)
+                    .await
+                    .map(Answer::Granted);
+            }),
+            _ => None,
+        });
+        join_all(again).await;
         outcomes
     }
 
