@@ -81,7 +81,7 @@ fn problem_of(error: FlowError) -> Problem {
     match error {
         FlowError::Forgotten { oldest } => Problem::flows_forgotten(Cursor(oldest).to_string()),
         FlowError::Unavailable => Problem::unavailable(),
-        FlowError::Unasked { .. } => Problem::flows_elsewhere(error.to_string()),
+        FlowError::Unasked { .. } => Problem::unavailable_since(error.to_string()),
         FlowError::Storage(detail) => {
             tracing::error!(detail, "reading flows for a caller failed");
             Problem::internal(format!("the flows cannot be read: {detail}"))

@@ -115,12 +115,11 @@ impl Problem {
 
     /// 503: nothing was done.
     pub(super) fn unavailable() -> Self {
-        let detail = "no leader or quorum just now; nothing was done, try again";
-        Self::new(503, "unavailable", "Unavailable", detail).retrying(1)
+        Self::unavailable_since("no leader or quorum just now; nothing was done, try again")
     }
 
-    /// 503: flows may be left on a node that cannot be asked.
-    pub(super) fn flows_elsewhere(detail: String) -> Self {
+    /// 503: nothing was done, for this reason.
+    pub(super) fn unavailable_since(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(503, "unavailable", "Unavailable", detail).retrying(1)
     }
 
