@@ -22,6 +22,9 @@ use crate::story::{Offer, Stage};
 /// How long a buyer waits for an answer: longer than a node takes.
 const PATIENCE: Duration = Duration::from_secs(6);
 
+/// New orders that a buyer puts into one batch at most.
+const BATCH_NEW_MAX: u32 = 4;
+
 /// How often an order without an answer is repeated while faults go on.
 const REPEATS_MAX: u32 = 3;
 
@@ -106,6 +109,20 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
                 let offer = Random.random_range(0..stage.offers.len());
                 let name = format!("o-{number}-{turn}");
                 mine.extend(crowd(stage.clone(), offer, name).await);
+            }
+            // Of several shards, with carts and an order that may be known.
+            (5, Some(old)) => {
+                let new = 0..Random.random_range(1..=BATCH_NEW_MAX);
+                let new: Vec<String> = new
+                    .map(|place| format!("o-{number}-{turn}-{place}"))
+                    .collect();
+                for order in &new {
+                    stage.write(order, |told| choose_items(&stage.offers, told));
+                }
+                let mut batch = new.clone();
+                batch.insert(Random.random_range(0..=batch.len()), old);
+                grab_all(&stage, &batch).await;
+                mine.extend(new);
             }
             _ => {
                 let order = format!("o-{number}-{turn}");
@@ -229,7 +246,7 @@ pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
     asked.end(stage, answer)
 }
 
-/// Grabs several orders at once, those of one promotion as one batch.
+/// Grabs several orders at once, as one batch.
 pub async fn grab_all(stage: &Arc<Stage>, orders: &[String]) {
     if let [order] = orders {
         grab(stage, order).await;
