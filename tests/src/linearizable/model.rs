@@ -298,5 +298,6 @@ pub fn about(order: &str, calls: &[Call]) -> String {
     let own = calls
         .iter()
         .filter(|call| call.event.order() == Some(order));
-    own.map(|call| format!("\n  {call}")).collect()
+    let lines: Vec<String> = own.map(|call| format!("\n  {call}")).collect();
+    lines.concat()
 }
