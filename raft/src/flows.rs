@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::group::ShardGroup;
 use crate::peer::FRAME_BYTES_MAX;
 use crate::types::batch_in;
-use crate::world::{blocking, watch};
+use crate::world::{blocking, room, watch};
 
 /// Bytes of entries read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -177,11 +177,12 @@ impl FlowReader {
         let shard = self.group.shard_at(self.place);
         let mut flows = Vec::new();
         let mut gap = None;
+        let (read_bytes, page_bytes) = (room(READ_BYTES), room(PAGE_BYTES));
         let mut bytes = 0;
-        while next <= applied && flows.len() < limit && bytes < PAGE_BYTES {
+        while next <= applied && flows.len() < limit && bytes < page_bytes {
             let values = self
                 .log
-                .read(next, applied + 1, READ_BYTES)
+                .read(next, applied + 1, read_bytes)
                 .map_err(|error| FlowError::Storage(error.to_string()))?;
             if values.is_empty() {
                 gap = Some(next);
@@ -200,7 +201,7 @@ impl FlowReader {
                     bytes += if flows.len() > known { batch.len() } else { 0 };
                 }
                 next += 1;
-                if flows.len() >= limit || bytes >= PAGE_BYTES {
+                if flows.len() >= limit || bytes >= page_bytes {
                     break;
                 }
             }

@@ -32,7 +32,7 @@ use crate::peer::{Call, CallError, Lane, Peers};
 use crate::rpc::{self, Kind, Scoped};
 use crate::snapshot::SnapshotFile;
 use crate::types::{NodeInfo, TypeConfig};
-use crate::world::blocking;
+use crate::world::{blocking, room};
 
 /// Appends on their way to one follower of one group. openraft's receiving side holds as many.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
@@ -48,8 +48,8 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// so this is all there is between two tries.
 const BACKOFF: Duration = Duration::from_millis(50);
 
-/// Bytes of a snapshot sent at once; the next are sent when they have arrived.
-const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+/// KiB of a snapshot sent at once; the next are sent when they have arrived.
+const SNAPSHOT_CHUNK_KIB: usize = 1024;
 
 /// How long one piece of a snapshot may take.
 const SNAPSHOT_CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -339,13 +339,14 @@ impl Connection {
         let opened = blocking(move || std::fs::File::open(path)).await;
         let file = Arc::new(opened.and_then(|opened| opened).map_err(broken)?);
         let index = snapshot.snapshot.index;
+        let chunk_bytes = room(SNAPSHOT_CHUNK_KIB) << 10;
         let mut offset = 0;
         loop {
             let reading = file.clone();
             let read = blocking(move || -> std::io::Result<Vec<u8>> {
-                let mut bytes = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES);
+                let mut bytes = Vec::with_capacity(chunk_bytes);
                 (&*reading)
-                    .take(SNAPSHOT_CHUNK_BYTES as u64)
+                    .take(chunk_bytes as u64)
                     .read_to_end(&mut bytes)?;
                 Ok(bytes)
             });

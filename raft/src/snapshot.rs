@@ -15,7 +15,7 @@ use qiang_engine::{Replica, codec};
 use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader, SnapshotWriter};
 
 use crate::types::{LogId, StoredMembership, TypeConfig, batch_in, membership_in};
-use crate::world::{blocking, random_u64};
+use crate::world::{blocking, random_u64, room};
 
 /// Bytes of entries read at once while folding.
 const FOLD_READ_BYTES: usize = 4 << 20;
@@ -62,10 +62,11 @@ impl Folding {
 
 /// Folds the committed entries of `log` from `from` to `to` inclusive into `folding`.
 pub fn fold(folding: &mut Folding, log: &GroupLog, from: u64, to: u64) -> io::Result<u64> {
+    let read_bytes = room(FOLD_READ_BYTES);
     let mut next = from;
     while next <= to {
         let values = log
-            .read(next, to + 1, FOLD_READ_BYTES)
+            .read(next, to + 1, read_bytes)
             .map_err(io::Error::other)?;
         if values.is_empty() {
             return Err(io::Error::new(
