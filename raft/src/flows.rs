@@ -234,6 +234,12 @@ impl FlowReader {
             || is_empty && next == applied + 1)
     }
 
+    /// Whether this log has the entry that follows the cursor `after`, applied or not.
+    pub fn may_have_after(&self, after: u64) -> bool {
+        let next = next_entry(after);
+        self.log.runs().iter().any(|run| run.contains(&next))
+    }
+
     /// Flows as asked for; waits for the first while there is none, unless `stop` says so.
     pub async fn query(
         &self,

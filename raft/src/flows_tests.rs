@@ -136,6 +136,28 @@ fn what_ends_at_a_gap_says_so_and_what_begins_in_one_is_not_here() {
 }
 
 #[test]
+fn what_a_log_has_and_has_not_applied_yet_it_may_have() {
+    let shelf = Shelf::new();
+    shelf.append(1, 1, 0);
+    shelf.append(2, 1, 0);
+    shelf.skip_to(4);
+    shelf.append(5, 1, 0);
+    shelf.applied(0);
+    for (after, is_here) in [
+        (before(1), true),
+        (cursor(1, 0), true),
+        (cursor(2, 0), true),
+        (before(3), false),
+        (before(5), true),
+        (before(6), false),
+    ] {
+        let goes_on = shelf.reader.goes_on_after(after);
+        assert_eq!(goes_on, Ok(false), "nothing is applied: {after}");
+        assert_eq!(shelf.reader.may_have_after(after), is_here, "{after}");
+    }
+}
+
+#[test]
 fn where_a_log_begins_too_late_it_says_where_it_begins() {
     let shelf = Shelf::new();
     shelf.skip_to(7);

@@ -16,6 +16,7 @@ use crate::store::Core;
 /// Committed indexes reach the disk at most this often, and at least this often while there are new ones: they spare a restart some
 /// asking, so they are worth bytes now and then, but no sync of their own.
 const LAZY_WRITE_INTERVAL: Duration = Duration::from_millis(50);
+
 pub(crate) struct Writer {
     core: Arc<Core>,
     queue: Receiver<Operation>,

@@ -3,7 +3,10 @@
 //! Invariant: what is given out has no gap, and ends early only with an error. Whoever is asked for what another lacks has the
 //! next entry, so every step goes further.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use qiang_engine::ShardId;
 
 use super::{Flow, FlowError, FlowQuery, Page, before};
 use crate::node::Node;
@@ -73,19 +76,37 @@ impl Node {
 
     /// Flows for a node that lacks the next of them, if this node's log has it.
     pub(crate) async fn flows_here(&self, query: FlowQuery) -> Result<Vec<Flow>, FlowError> {
+        let reader = self.flow_reader(query.shard)?;
         let hosted = self.groups().of(query.shard).raft().is_some();
-        if !hosted || !self.flow_reader(query.shard)?.goes_on_after(query.after)? {
-            return Err(FlowError::Unavailable);
+        if hosted && reader.goes_on_after(query.after)? {
+            return self.flows_after(query, || self.is_draining()).await;
         }
-        self.flows_after(query, || self.is_draining()).await
+        // What a node that has just started has in its log and has not applied yet, nobody may take for deleted.
+        Err(if reader.may_have_after(query.after) {
+            let (node, oldest) = (self.node_id(), None);
+            FlowError::Unasked { node, oldest }
+        } else {
+            FlowError::Unavailable
+        })
+    }
+
+    /// The other nodes that may have flows of a shard: those that should have it by the cluster's document, and those that are in its
+    /// group, for the document may be ahead of the group, or not have come to this node yet.
+    fn who_may_have(&self, shard: ShardId) -> BTreeSet<u64> {
+        let mut nodes: BTreeSet<u64> = self.cluster().voters(shard.0).iter().copied().collect();
+        self.groups().of(shard).look(|metrics| {
+            let members = metrics.membership_config.nodes();
+            nodes.extend(members.map(|(id, _)| *id));
+        });
+        nodes.remove(&self.node_id());
+        nodes
     }
 
     /// Flows of a shard of which this node lacks the next.
     async fn flows_elsewhere(&self, query: FlowQuery) -> Result<Vec<Flow>, FlowError> {
         let patience = query.wait + PATIENCE;
-        let voters = self.cluster().voters(query.shard.0).to_vec();
         let mut failure = FlowError::Unavailable;
-        for node in voters.into_iter().filter(|id| *id != self.node_id()) {
+        for node in self.who_may_have(query.shard) {
             let request = ShardRequest::Flows {
                 query: query.clone(),
             };
