@@ -365,9 +365,13 @@ impl Command {
         )
     }
 
-    /// Whether doing it twice is the same as doing it once. All but one name what they bring about:
-    /// an order, a try, a promotion; a change of a promotion may add units each time.
+    /// Whether doing it once more, at any later time, is the same as doing it once. Nearly all bring about what stays so: an order,
+    /// a try, a promotion that is there or deleted. But a change of a promotion may add units each time, and a promotion that was stopped
+    /// and resumed would be stopped again.
     pub fn may_repeat(&self) -> bool {
-        !matches!(self, Command::ChangePromotion { .. })
+        !matches!(
+            self,
+            Command::ChangePromotion { .. } | Command::StopPromotion { .. }
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! The way of commands to the leader of their shard, wherever that is: here, or forwarded, many to a frame; and again,
 //! until the deadline, while leaders change.
 //!
-//! Invariant: a command whose outcome is unknown is repeated only if twice is the same as once, and however
+//! Invariant: a command whose outcome is unknown is repeated only if once more is the same as once, and however
 //! such a repeat is refused, the outcome stays unknown: the first may still take effect.
 
 use std::iter::zip;
@@ -316,10 +316,9 @@ mod tests {
     }
 
     /// A command that may be repeated, and may take effect.
-    fn stop() -> Command {
-        Command::StopPromotion {
+    fn delete() -> Command {
+        Command::DeletePromotion {
             promotion_id: promotion(),
-            stopped: true,
         }
     }
 
@@ -349,9 +348,12 @@ mod tests {
     #[test]
     fn whatever_refuses_a_repeat_says_nothing_of_the_attempt_before() {
         for refusal in [not_found(), Refusal::Overloaded, Refusal::Unavailable] {
-            let outcome = told(stop(), [Err(Refusal::OutcomeUnknown), Err(refusal.clone())]);
+            let outcome = told(
+                delete(),
+                [Err(Refusal::OutcomeUnknown), Err(refusal.clone())],
+            );
             assert_eq!(outcome, Err(Refusal::OutcomeUnknown), "{refusal:?}");
-            let outcome = told(stop(), [Err(Refusal::Unavailable), Err(refusal.clone())]);
+            let outcome = told(delete(), [Err(Refusal::Unavailable), Err(refusal.clone())]);
             assert_eq!(outcome, Err(refusal), "nothing had been done before");
         }
     }
@@ -365,8 +367,18 @@ mod tests {
     }
 
     #[test]
+    fn what_others_may_undo_is_not_done_again() {
+        let stop = Command::StopPromotion {
+            promotion_id: promotion(),
+            stopped: true,
+        };
+        let attempts = [Err(Refusal::OutcomeUnknown), Ok(Answer::Done)];
+        assert_eq!(told(stop, attempts), Err(Refusal::OutcomeUnknown));
+    }
+
+    #[test]
     fn an_answer_ends_the_doubt() {
-        let answered = told(stop(), [Err(Refusal::OutcomeUnknown), Ok(Answer::Done)]);
+        let answered = told(delete(), [Err(Refusal::OutcomeUnknown), Ok(Answer::Done)]);
         assert_eq!(answered, Ok(Answer::Done));
     }
 }

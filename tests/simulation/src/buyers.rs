@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qiang_engine::command::{Code, Grab, Granted};
-use qiang_engine::order::{Item, Items, OrderState, ReturnReason};
+use qiang_engine::order::{Item, Items, Order, OrderState, ReturnReason};
 use qiang_engine::promotion::Channel;
 use qiang_engine::{OrderId, Pin, PromotionId, Refusal};
 use qiang_raft::world::Random;
@@ -28,6 +28,9 @@ const BATCH_NEW_MAX: u32 = 4;
 /// How often an order without an answer is repeated while faults go on.
 const REPEATS_MAX: u32 = 3;
 
+/// One of so many who give an order back does so also if it was paid.
+const REFUND_ONE_IN: u32 = 3;
+
 /// The longest pause between two looks of somebody who only looks, in milliseconds.
 const LOOKS_EVERY_MS: u64 = 50;
 
@@ -41,7 +44,26 @@ pub struct Told {
     /// Some grab of it got no definite answer.
     pub in_doubt: bool,
     pub cancel: Asked,
+    /// Cancels that hold though it was paid.
+    pub refund: Asked,
     pub confirm: Asked,
+}
+
+impl Told {
+    /// Somebody was told that it was given back.
+    pub fn is_given_back(&self) -> bool {
+        self.cancel.is_done() || self.refund.is_done()
+    }
+
+    /// It was given back by a buyer, or may be at any time.
+    pub fn may_be_given_back(&self) -> bool {
+        self.cancel.may_be_done() || self.refund.may_be_done()
+    }
+
+    /// It returned by itself, or was given back, or may be at any time.
+    pub fn may_be_returned(&self) -> bool {
+        self.expires && !self.confirm.is_done() || self.may_be_given_back()
+    }
 }
 
 /// What was asked of an order, maybe several times, and what is known of it.
@@ -92,7 +114,11 @@ pub async fn run(stage: Arc<Stage>, number: usize) {
         let old = (!mine.is_empty()).then(|| mine[Random.random_range(0..mine.len())].clone());
         match (Random.random_range(0..10), old) {
             (0, Some(order)) => {
-                cancel(&stage, &order).await;
+                if Random.random_range(0..REFUND_ONE_IN) == 0 {
+                    refund(&stage, &order).await;
+                } else {
+                    cancel(&stage, &order).await;
+                }
                 look(&stage, &order).await;
             }
             (1, Some(order)) => {
@@ -240,10 +266,21 @@ where
 
 /// Grabs an order, for the first time or again; whether the answer is definite.
 pub async fn grab(stage: &Arc<Stage>, order: &str) -> bool {
+    match answer_to_grab(stage, order).await {
+        Some(Ok(_) | Err(Refusal::Rejected(_))) => true,
+        Some(Err(Refusal::Unavailable | Refusal::Overloaded | Refusal::OutcomeUnknown)) | None => {
+            false
+        }
+    }
+}
+
+/// Grabs an order, and says what came of it, if anything did.
+pub async fn answer_to_grab(stage: &Arc<Stage>, order: &str) -> Option<Result<Granted, Refusal>> {
     let (asked, request) = begin(stage, order);
     let grab = move |service: Service| async move { service.grab(request).await };
     let answer = ask(stage, grab).await;
-    asked.end(stage, answer)
+    asked.end(stage, answer.clone());
+    answer
 }
 
 /// Grabs several orders at once, as one batch.
@@ -297,8 +334,8 @@ fn begin<'o>(stage: &Stage, order: &'o str) -> (Grabbing<'o>, Grab) {
 }
 
 impl Grabbing<'_> {
-    /// It ends with this answer; whether that is definite.
-    fn end(self, stage: &Stage, answer: Option<Result<Granted, Refusal>>) -> bool {
+    /// It ends with this answer.
+    fn end(self, stage: &Stage, answer: Option<Result<Granted, Refusal>>) {
         let Grabbing { order, told, call } = self;
         stage
             .trace
@@ -337,7 +374,7 @@ impl Grabbing<'_> {
                         "order {order} was granted twice: {before:?}, then {granted:?}"
                     ));
                 }
-                if told.cancel.is_done() {
+                if told.is_given_back() {
                     stage
                         .trace
                         .violate(format_args!("order {order} was cancelled and then granted"));
@@ -346,12 +383,11 @@ impl Grabbing<'_> {
                 stage.write(order, |told| {
                     told.granted.get_or_insert(granted);
                 });
-                true
             }
             Some(Err(Refusal::Rejected(rejection))) => {
-                let may_be_cancelled =
-                    told.cancel.may_be_done() || stage.told(order).cancel.may_be_done();
-                let may_be_returned = told.expires || may_be_cancelled;
+                let may_be_given_back =
+                    told.may_be_given_back() || stage.told(order).may_be_given_back();
+                let may_be_returned = told.expires || may_be_given_back;
                 if told.granted.is_some()
                     && !(matches!(rejection.code, Code::OrderReturned) && may_be_returned)
                 {
@@ -359,26 +395,39 @@ impl Grabbing<'_> {
                         "order {order} was granted, and then refused: {rejection:?}"
                     ));
                 }
-                true
             }
-            Some(Err(Refusal::Unavailable | Refusal::Overloaded)) => false,
+            Some(Err(Refusal::Unavailable | Refusal::Overloaded)) => {}
             Some(Err(Refusal::OutcomeUnknown)) | None => {
-                stage.write(order, |told| {
-                    told.in_doubt = true;
-                });
-                false
+                stage.write(order, |told| told.in_doubt = true);
             }
         }
     }
 }
 
+/// Gives an order back, unless it was paid.
 pub async fn cancel(stage: &Arc<Stage>, order: &str) {
-    let told = stage.told(order);
     stage.write(order, |told| told.cancel.begin());
+    let answer = give_back(stage, order, false).await;
+    stage.write(order, |told| told.cancel.end(answer.as_ref()));
+}
+
+/// Gives an order back, also if it was paid.
+async fn refund(stage: &Arc<Stage>, order: &str) {
+    stage.write(order, |told| told.refund.begin());
+    let answer = give_back(stage, order, true).await;
+    stage.write(order, |told| told.refund.end(answer.as_ref()));
+}
+
+async fn give_back(
+    stage: &Arc<Stage>,
+    order: &str,
+    refund: bool,
+) -> Option<Result<Order, Refusal>> {
+    let told = stage.told(order);
     let request = CancelOrder {
         order_id: order_id(order),
         reason: ReturnReason::User,
-        refund: false,
+        refund,
         promotion_ids: told.items.iter().map(|(id, _)| id.clone()).collect(),
         promotion_id: told.items.first().map(|(id, _)| id.clone()),
     };
@@ -386,13 +435,14 @@ pub async fn cancel(stage: &Arc<Stage>, order: &str) {
         service.cancel_order(request).await
     })
     .await;
+    let what = if refund { "refund" } else { "cancel" };
     stage
         .trace
-        .note(format_args!("cancel {order} -> {}", short(answer.as_ref())));
+        .note(format_args!("{what} {order} -> {}", short(answer.as_ref())));
     if matches!(answer, Some(Ok(_))) {
         stage.stock().returned(order);
     }
-    stage.write(order, |told| told.cancel.end(answer.as_ref()));
+    answer
 }
 
 pub async fn confirm(stage: &Arc<Stage>, order: &str) {
@@ -427,13 +477,12 @@ async fn look(stage: &Arc<Stage>, order: &str) {
     stage
         .trace
         .note(format_args!("look {order} -> {}", short(answer.as_ref())));
-    let may_be_cancelled = told.cancel.may_be_done() || stage.told(order).cancel.may_be_done();
-    let may_be_returned = told.expires && !told.confirm.is_done() || may_be_cancelled;
+    let may_be_returned = told.may_be_returned() || stage.told(order).may_be_given_back();
     let is_true = match &answer {
         Some(Ok(seen)) => match seen.state {
             OrderState::Tentative => told.granted.is_none(),
-            OrderState::Held => !told.cancel.is_done() && !told.confirm.is_done(),
-            OrderState::Confirmed { .. } => !told.cancel.is_done(),
+            OrderState::Held => !told.is_given_back() && !told.confirm.is_done(),
+            OrderState::Confirmed { .. } => !told.is_given_back(),
             OrderState::Returned { .. } => told.granted.is_none() || may_be_returned,
         },
         Some(Err(Refusal::Rejected(_))) => told.granted.is_none(),

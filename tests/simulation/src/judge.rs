@@ -221,8 +221,7 @@ fn judge_order(shards: &[Shard], order: &str, told: &Told) -> Result<(), String>
         return Err(format!("is not all or nothing: {parts:?}"));
     }
     if told.granted.is_some() && lives == 0 {
-        let may_be_returned = told.expires && !told.confirm.is_done() || told.cancel.may_be_done();
-        if !may_be_returned || !parts.contains(&Part::Returned) {
+        if !told.may_be_returned() || !parts.contains(&Part::Returned) {
             return Err(format!("was granted and is lost: {parts:?}"));
         }
     }
@@ -232,19 +231,23 @@ fn judge_order(shards: &[Shard], order: &str, told: &Told) -> Result<(), String>
     if !told.confirm.may_be_done() && parts.contains(&Part::Confirmed) {
         return Err(format!("was refused every payment and is paid: {parts:?}"));
     }
-    if !told.expires && !told.cancel.may_be_done() && parts.contains(&Part::Returned) {
+    if !told.expires && !told.may_be_given_back() && parts.contains(&Part::Returned) {
         return Err(format!(
             "was refused every cancel and is returned: {parts:?}"
         ));
     }
-    match (told.cancel.is_done(), told.confirm.is_done()) {
-        (true, true) => Err("was both cancelled and paid".to_owned()),
-        (true, _) if lives > 0 => Err(format!("was cancelled and holds units: {parts:?}")),
-        (_, true) if parts.iter().any(|part| *part != Part::Confirmed) => {
-            Err(format!("was paid and is not: {parts:?}"))
-        }
-        _ => Ok(()),
+    if told.is_given_back() && lives > 0 {
+        return Err(format!("was given back and holds units: {parts:?}"));
     }
+    if told.confirm.is_done() && !told.refund.may_be_done() {
+        if told.cancel.is_done() {
+            return Err("was both cancelled and paid".to_owned());
+        }
+        if parts.iter().any(|part| *part != Part::Confirmed) {
+            return Err(format!("was paid and is not: {parts:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn judge_offer(shards: &[Shard], id: &PromotionId, quantity: u64) -> Result<(), String> {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::Shape;
 use crate::buyers::{self, Book, Told};
 use crate::crowd::crowd;
+use crate::doors::{self, KEEPERS};
 use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed};
 use crate::net::{Net, Quality};
@@ -250,6 +251,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
         .collect();
     users.push(tokio::spawn(buyers::watch(stage.clone())));
     users.extend((0..SHOPS).map(|shop| tokio::spawn(shop::run(stage.clone(), shop))));
+    users.extend((0..KEEPERS).map(|keeper| tokio::spawn(doors::run(stage.clone(), keeper))));
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
     let mut faults = Faults::new(home);
     let mut judge = Judge::default();
