@@ -1,7 +1,8 @@
 //! Reading flows: what is committed of a shard in its log, record by record, void batches left out.
 //!
 //! A cursor is `index << 16 | position`: unique and growing in commit order, so a reader that keeps
-//! the last one misses none and sees none twice.
+//! the last one misses none and sees none twice. The last record of an entry has the greatest position there is: so who has read
+//! all of an entry is told from who has read a part of it, also when the entry is gone.
 //!
 //! A node that was away for long has a gap in its log, where a snapshot took the place of entries. Others have those, each with
 //! gaps of its own, so one log is read as far as it goes, and then another's.
@@ -35,7 +36,10 @@ const _: () = assert!(PAGE_BYTES < FRAME_BYTES_MAX / 4);
 /// Bits of a cursor that number a record within its entry.
 const POSITION_BITS: u32 = 16;
 
-const _: () = assert!(qiang_engine::limits::ENTRY_RECORDS_MAX < 1 << POSITION_BITS);
+/// The position of the last record of an entry.
+const LAST: u64 = (1 << POSITION_BITS) - 1;
+
+const _: () = assert!(qiang_engine::limits::ENTRY_RECORDS_MAX as u64 <= LAST);
 
 /// Which flows to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,9 +85,18 @@ fn before(index: u64) -> u64 {
     (index << POSITION_BITS) - 1
 }
 
-/// The entry with which a reader at `cursor` goes on: the one after, if nothing more can be in its own.
+/// The entry with which a reader at `cursor` goes on: the one after, if it has all of its own.
 fn next_entry(cursor: u64) -> u64 {
     cursor.saturating_add(1) >> POSITION_BITS
+}
+
+/// How many records of entry `index` a reader at `cursor`, who is to go on with it, has read.
+fn read_of(index: u64, cursor: u64) -> usize {
+    if index == cursor >> POSITION_BITS {
+        usize::try_from((cursor & LAST) + 1).expect("few bits")
+    } else {
+        0
+    }
 }
 
 /// What one log says.
@@ -195,9 +208,9 @@ impl FlowReader {
                 if let Some(batch) = batch.filter(|_| !self.group.is_void(next)) {
                     let records = Batch::records_of(self.place, &batch)
                         .map_err(|error| storage(error.to_string()))?;
-                    let later = |flow: &Flow| flow.cursor > after && wanted(&flow.record);
                     let known = flows.len();
-                    flows.extend(flows_of(shard, next, records).filter(later));
+                    let later = flows_of(shard, next, records).skip(read_of(next, after));
+                    flows.extend(later.filter(|flow| wanted(&flow.record)));
                     bytes += if flows.len() > known { batch.len() } else { 0 };
                 }
                 next += 1;
@@ -214,13 +227,13 @@ impl FlowReader {
     fn start(&self, after: u64) -> Result<u64, FlowError> {
         let applied = *self.group.applied.borrow();
         let first = self.log.first_index().unwrap_or(applied + 1);
-        // One who has something of an entry that is gone is taken to have all of it.
-        if (after >> POSITION_BITS) + 1 < first {
+        let next = next_entry(after);
+        if next < first {
             return Err(FlowError::Forgotten {
                 oldest: before(first),
             });
         }
-        Ok(next_entry(after).max(first))
+        Ok(next)
     }
 
     /// Whether this log has the entry with which reading after the cursor `after` begins. A log that does not go so far yet has
@@ -307,15 +320,16 @@ fn time_from(log: &GroupLog, from: u64, to: u64) -> Result<Option<UnixMs>, FlowE
 
 /// What one batch holds of a shard, as flows.
 pub fn flows_of(shard: ShardId, index: u64, records: Vec<Record>) -> impl Iterator<Item = Flow> {
-    records
-        .into_iter()
-        .zip(0..)
-        .map(move |(record, position): (Record, u64)| Flow {
+    let last = records.len().saturating_sub(1) as u64;
+    records.into_iter().zip(0..).map(move |(record, position)| {
+        let position = if position == last { LAST } else { position };
+        Flow {
             cursor: index << POSITION_BITS | position,
             shard,
             index,
             record,
-        })
+        }
+    })
 }
 
 #[cfg(test)]

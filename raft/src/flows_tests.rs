@@ -82,7 +82,7 @@ impl Shelf {
     /// Cursors, as entry and position, and the gap.
     fn read(&self, after: u64, limit: usize) -> (Vec<(u64, u64)>, Option<u64>) {
         let page = self.reader.read(after, limit, |_| true).expect("flows");
-        let place = |flow: &Flow| (flow.index, flow.cursor & 0xffff);
+        let place = |flow: &Flow| (flow.index, flow.cursor & LAST);
         (page.flows.iter().map(place).collect(), page.gap)
     }
 }
@@ -106,10 +106,13 @@ fn a_reader_goes_on_within_an_entry_and_behind_it() {
     let shelf = Shelf::new();
     shelf.append(1, 2, 0);
     shelf.append(2, 1, 0);
-    let all = vec![(1, 0), (1, 1), (2, 0)];
+    let all = vec![(1, 0), (1, LAST), (2, LAST)];
     assert_eq!(shelf.read(before(1), 10), (all.clone(), None));
     assert_eq!(shelf.read(before(1), 1), (all[..1].to_vec(), None));
     assert_eq!(shelf.read(cursor(1, 0), 10), (all[1..].to_vec(), None));
+    assert_eq!(shelf.read(cursor(1, LAST), 10), (all[2..].to_vec(), None));
+    assert_eq!(shelf.read(cursor(2, LAST), 10), (vec![], None));
+    // The last record's own number, as cursors once had it.
     assert_eq!(shelf.read(cursor(1, 1), 10), (all[2..].to_vec(), None));
     assert_eq!(shelf.read(cursor(2, 0), 10), (vec![], None));
     assert_eq!(shelf.read(u64::MAX, 10), (vec![], None));
@@ -121,13 +124,14 @@ fn what_ends_at_a_gap_says_so_and_what_begins_in_one_is_not_here() {
     shelf.append(1, 1, 0);
     shelf.append(2, 1, 0);
     shelf.skip_to(4);
-    assert_eq!(shelf.read(before(1), 10), (vec![(1, 0), (2, 0)], Some(3)));
+    let both = vec![(1, LAST), (2, LAST)];
+    assert_eq!(shelf.read(before(1), 10), (both.clone(), Some(3)));
     shelf.append(5, 1, 0);
-    assert_eq!(shelf.read(before(1), 10), (vec![(1, 0), (2, 0)], Some(3)));
-    assert_eq!(shelf.read(before(1), 2), (vec![(1, 0), (2, 0)], None));
+    assert_eq!(shelf.read(before(1), 10), (both.clone(), Some(3)));
+    assert_eq!(shelf.read(before(1), 2), (both.clone(), None));
     assert_eq!(shelf.read(cursor(2, 0), 10), (vec![], Some(3)));
     assert_eq!(shelf.read(cursor(3, 7), 10), (vec![], Some(3)));
-    assert_eq!(shelf.read(before(5), 10), (vec![(5, 0)], None));
+    assert_eq!(shelf.read(before(5), 10), (vec![(5, LAST)], None));
     let goes_on = |after| shelf.reader.goes_on_after(after).expect("known");
     assert!(goes_on(before(1)) && goes_on(cursor(2, 0)) && goes_on(before(5)));
     assert!(goes_on(cursor(5, 0)), "what comes next will be here");
@@ -164,7 +168,9 @@ fn where_a_log_begins_too_late_it_says_where_it_begins() {
     let forgotten = |after| shelf.reader.read(after, 10, |_| true);
     let oldest = before(8);
     assert_eq!(forgotten(before(1)), Err(FlowError::Forgotten { oldest }));
-    assert_eq!(shelf.read(cursor(7, 3), 10), (vec![], None), "at its end");
+    assert_eq!(shelf.read(oldest, 10), (vec![], None), "at its end");
+    let part_of_an_entry = forgotten(cursor(7, 3));
+    assert_eq!(part_of_an_entry, Err(FlowError::Forgotten { oldest }));
     assert_eq!(shelf.reader.goes_on_after(oldest), Ok(true));
     assert_eq!(shelf.reader.goes_on_after(cursor(8, 0)), Ok(true));
     assert_eq!(shelf.reader.goes_on_after(cursor(9, 0)), Ok(false));
@@ -172,8 +178,9 @@ fn where_a_log_begins_too_late_it_says_where_it_begins() {
     assert_eq!(forgotten(before(1)), Err(FlowError::Forgotten { oldest }));
     let whole_entry = forgotten(before(7));
     assert_eq!(whole_entry, Err(FlowError::Forgotten { oldest }));
-    assert_eq!(shelf.read(oldest, 10), (vec![(8, 0)], None));
-    assert_eq!(shelf.read(cursor(7, 3), 10), (vec![(8, 0)], None));
+    let part_of_an_entry = forgotten(cursor(7, 3));
+    assert_eq!(part_of_an_entry, Err(FlowError::Forgotten { oldest }));
+    assert_eq!(shelf.read(oldest, 10), (vec![(8, LAST)], None));
 }
 
 #[test]

@@ -27,7 +27,7 @@ const UNITS: u64 = 1_000_000;
 
 /// The longest pause between two changes of a promotion and between two people who come, in milliseconds.
 const CHANGES_EVERY_MS: u64 = 300;
-const COMES_EVERY_MS: u64 = 25;
+const COMES_EVERY_MS: u64 = 60;
 
 /// One change in so many deletes the promotion.
 const DELETES_ONE_IN: u32 = 20;
