@@ -123,10 +123,10 @@ async fn keep(stage: &Arc<Stage>, door: &Door) {
         let promotion_id = door.promotion.clone();
         let before = door.known().is;
         let after = match before {
-            _ if Random.random_range(0..DELETES_ONE_IN) == 0 => Is::Deleted,
+            Some(Is::Deleted) | None => break,
+            Some(_) if Random.random_range(0..DELETES_ONE_IN) == 0 => Is::Deleted,
             Some(Is::Open) => Is::Stopped,
             Some(Is::Stopped) => Is::Open,
-            Some(Is::Deleted) | None => break,
         };
         let change = match after {
             Is::Deleted => Command::DeletePromotion { promotion_id },

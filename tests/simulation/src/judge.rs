@@ -220,10 +220,9 @@ fn judge_order(shards: &[Shard], order: &str, told: &Told) -> Result<(), String>
     if lives > 0 && parts.iter().any(|part| *part != parts[0]) {
         return Err(format!("is not all or nothing: {parts:?}"));
     }
-    if told.granted.is_some() && lives == 0 {
-        if !told.may_be_returned() || !parts.contains(&Part::Returned) {
-            return Err(format!("was granted and is lost: {parts:?}"));
-        }
+    let is_returned = told.may_be_returned() && parts.contains(&Part::Returned);
+    if told.granted.is_some() && lives == 0 && !is_returned {
+        return Err(format!("was granted and is lost: {parts:?}"));
     }
     if told.granted.is_none() && !told.in_doubt && lives > 0 {
         return Err(format!("was never granted and holds units: {parts:?}"));
