@@ -85,9 +85,12 @@ fn before(index: u64) -> u64 {
     (index << POSITION_BITS) - 1
 }
 
+/// The first entry that may hold flows: the one before it says who is in the group.
+const FIRST_ENTRY: u64 = 1;
+
 /// The entry with which a reader at `cursor` goes on: the one after, if it has all of its own.
 fn next_entry(cursor: u64) -> u64 {
-    cursor.saturating_add(1) >> POSITION_BITS
+    (cursor.saturating_add(1) >> POSITION_BITS).max(FIRST_ENTRY)
 }
 
 /// How many records of entry `index` a reader at `cursor`, who is to go on with it, has read.
@@ -247,7 +250,7 @@ impl FlowReader {
             || is_empty && next == applied + 1)
     }
 
-    /// Whether this log has the entry that follows the cursor `after`, applied or not.
+    /// Whether this log has the entry with which reading after the cursor `after` goes on, applied or not.
     pub fn may_have_after(&self, after: u64) -> bool {
         let next = next_entry(after);
         self.log.runs().iter().any(|run| run.contains(&next))

@@ -116,6 +116,7 @@ fn a_reader_goes_on_within_an_entry_and_behind_it() {
     assert_eq!(shelf.read(cursor(1, 1), 10), (all[2..].to_vec(), None));
     assert_eq!(shelf.read(cursor(2, 0), 10), (vec![], None));
     assert_eq!(shelf.read(u64::MAX, 10), (vec![], None));
+    assert_eq!(shelf.read(cursor(0, 7), 10), (all, None));
 }
 
 #[test]

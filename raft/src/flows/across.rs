@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use qiang_engine::ShardId;
 
-use super::{Flow, FlowError, FlowQuery, Page, before};
+use super::{FIRST_ENTRY, Flow, FlowError, FlowQuery, Page, before};
 use crate::node::Node;
 use crate::rpc::{Kind, ShardRequest};
 
@@ -29,7 +29,7 @@ impl Node {
             after,
             ..query.clone()
         };
-        match self.flows_after(from(before(1)), &stop).await {
+        match self.flows_after(from(before(FIRST_ENTRY)), &stop).await {
             Err(
                 FlowError::Forgotten { oldest }
                 | FlowError::Unasked {

@@ -85,11 +85,13 @@ impl Asked {
         self.done || self.open > 0
     }
 
-    fn begin(&mut self) {
+    /// It is asked for once more.
+    pub fn begin(&mut self) {
         self.open += 1;
     }
 
-    fn end<T>(&mut self, answer: Option<&Result<T, Refusal>>) {
+    /// A question ends with this answer, if any came.
+    pub fn end<T>(&mut self, answer: Option<&Result<T, Refusal>>) {
         match answer {
             Some(Ok(_)) => self.done = true,
             Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => {
@@ -499,7 +501,8 @@ pub fn order_id(order: &str) -> OrderId {
     OrderId::new(order).expect("an id")
 }
 
-fn short<T>(answer: Option<&Result<T, Refusal>>) -> String {
+/// An answer in a word.
+pub fn short<T>(answer: Option<&Result<T, Refusal>>) -> String {
     match answer {
         None => "no answer".to_owned(),
         Some(Ok(_)) => "ok".to_owned(),

@@ -16,7 +16,7 @@ use rand::RngExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::buyers::{answer_to_grab, ask};
+use crate::buyers::{Asked, answer_to_grab, ask, short};
 use crate::story::Stage;
 
 /// Keepers at a time.
@@ -135,17 +135,21 @@ async fn keep(stage: &Arc<Stage>, door: &Door) {
                 stopped: after == Is::Stopped,
             },
         };
+        let mut asked = Asked::default();
+        asked.begin();
         door.note(|known| known.is = None);
         let answer = tell(stage, door, change).await;
-        let (is, told) = match answer {
-            Some(Ok(())) => (Some(after), "ok"),
-            Some(Err(Refusal::Rejected(_) | Refusal::Unavailable | Refusal::Overloaded)) => {
-                (before, "refused")
-            }
-            Some(Err(Refusal::OutcomeUnknown)) | None => (None, "unknown"),
+        asked.end(answer.as_ref());
+        stage.trace.note(format_args!(
+            "{} {after:?} -> {}",
+            door.promotion,
+            short(answer.as_ref())
+        ));
+        let is = match (asked.is_done(), asked.may_be_done()) {
+            (true, _) => Some(after),
+            (false, true) => None,
+            (false, false) => before,
         };
-        let trace = &stage.trace;
-        trace.note(format_args!("{} {after:?} -> {told}", door.promotion));
         door.note(|known| known.is = is);
     }
     sleep(Duration::from_millis(STILL_COME_MS)).await;
