@@ -60,6 +60,24 @@ impl Folding {
     }
 }
 
+/// The first entry to fold after a snapshot of this index, or, without one, into nothing. Where what came before it is gone, the
+/// rest must not be folded: nothing would follow the tail, and all of it be void.
+pub fn fold_from(log: &GroupLog, snapshot: Option<u64>) -> io::Result<u64> {
+    let after = snapshot.map(|index| index + 1);
+    let Some(first) = log.first_index() else {
+        return Ok(after.unwrap_or(0));
+    };
+    // The entry at 0 says who is in the group, and nothing of the shards.
+    if first > after.unwrap_or(1) {
+        let lacking = first - 1;
+        return Err(io::Error::other(format!(
+            "no good snapshot reaches log index {lacking}, and the flows up to there were deleted by retention: \
+             restore a snapshot file of index {lacking} or above into the snapshot directory"
+        )));
+    }
+    Ok(after.unwrap_or(first))
+}
+
 /// Folds the committed entries of `log` from `from` to `to` inclusive into `folding`.
 pub fn fold(folding: &mut Folding, log: &GroupLog, from: u64, to: u64) -> io::Result<u64> {
     let read_bytes = room(FOLD_READ_BYTES);
@@ -135,10 +153,12 @@ impl SnapshotBuilder {
         {
             return Ok(());
         }
-        set_bad_aside(&self.snapshots, newest.as_ref().map(SnapshotReader::index))?;
+        let reached = newest.as_ref().map(SnapshotReader::index);
+        let from = fold_from(&self.log, reached)?;
+        set_bad_aside(&self.snapshots, reached)?;
         let mut last = match newest {
             Some(reader) => Last::read(reader)?,
-            None => Last::nothing(self.shards, self.log.first_index().unwrap_or(0)),
+            None => Last::nothing(self.shards),
         };
         let mut writer = None;
         let (mut folded, mut orders) = (0, 0);
@@ -146,7 +166,7 @@ impl SnapshotBuilder {
             let places = first..self.shards.min(first + SHARDS_AT_ONCE);
             let mut folding = last.part(places)?;
             if let Some(to) = self.last_log_id {
-                folded = fold(&mut folding, &self.log, last.next, to.index)?;
+                folded = fold(&mut folding, &self.log, from, to.index)?;
             }
             // How the log ends, the first part says as well as any.
             let writer = match &mut writer {
@@ -183,18 +203,15 @@ struct Last {
     reader: Option<SnapshotReader>,
     head: Head,
     membership: StoredMembership,
-    /// The log index of the first entry after it.
-    next: u64,
 }
 
 impl Last {
-    /// Of so many shards whose log begins with the entry at `first`.
-    fn nothing(shards: usize, first: u64) -> Self {
+    /// Of so many shards before the first entry.
+    fn nothing(shards: usize) -> Self {
         Last {
             reader: None,
             head: Replica::new(0, 0).head(shards),
             membership: StoredMembership::default(),
-            next: first,
         }
     }
 
@@ -203,7 +220,6 @@ impl Last {
         Ok(Last {
             head,
             membership: read_meta(&reader)?.last_membership,
-            next: reader.index() + 1,
             reader: Some(reader),
         })
     }
@@ -248,16 +264,6 @@ pub fn mend(
     let reached = newest.as_ref().map(SnapshotReader::index);
     if reached >= Some(floor.index) {
         return Ok(());
-    }
-    let first = log.first_index().unwrap_or(0);
-    let needed = reached.map_or(0, |index| index + 1);
-    if first > needed.max(1) {
-        return Err(io::Error::other(format!(
-            "no good snapshot reaches log index {}, and the flows before index {first} were deleted by retention: \
-             restore a snapshot file of index {} or above into the snapshot directory",
-            floor.index,
-            first.saturating_sub(1)
-        )));
     }
     tracing::warn!(
         group = group.0,
@@ -307,4 +313,108 @@ pub fn current(
             path: reader.path().to_owned(),
         },
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use openraft::entry::RaftEntry;
+    use openraft::impls::leader_id_adv::LeaderId;
+    use qiang_engine::promotion::{Counters, Promotion, Terms};
+    use qiang_engine::{Batch, Place, PromotionId, Record, Tag, UnixMs};
+    use qiang_storage::{Identity, Options, Store};
+
+    use super::*;
+    use crate::log_store::encode_log_id;
+    use crate::types::{Entry, Payload, encode_entry};
+
+    fn log_id(index: u64) -> LogId {
+        LogId {
+            leader_id: LeaderId {
+                term: 1,
+                node_id: 1,
+            },
+            index,
+        }
+    }
+
+    fn tag(index: u64) -> Tag {
+        Tag {
+            stint: 1,
+            seq: index,
+        }
+    }
+
+    /// The entry that puts the promotion of its number on sale.
+    fn entry(index: u64) -> Bytes {
+        let terms = Arc::new(Terms::default());
+        let promotion = Promotion {
+            id: PromotionId::new(&format!("P{index}")).expect("an id"),
+            terms: terms.clone(),
+            created_terms: terms,
+            counters: Counters::default(),
+            stopped: false,
+            closed: None,
+            version: 1,
+            created_at: UnixMs(index),
+        };
+        let record = Record::PromotionCreated {
+            promotion: Box::new(promotion),
+        };
+        let before = index.checked_sub(1).map_or(Tag::default(), tag);
+        let batch = Batch::encode_decided(tag(index), before, &[(Place(0), record)]);
+        encode_entry(&Entry::new_normal(
+            log_id(index),
+            Payload(Bytes::from(batch)),
+        ))
+    }
+
+    #[test]
+    fn what_is_left_when_flows_were_deleted_is_folded_after_a_snapshot_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let identity = Identity::new("snapshot", 1, 1);
+        let options = Options {
+            wal_warm_bytes: 0,
+            ..Options::default()
+        };
+        let store = Store::open(dir.path(), &identity, &options).expect("an empty directory");
+        let group = GroupId(0);
+        let (log, snapshots) = (store.log(group).expect("a log"), store.snapshots(group));
+        let written = Box::new(|written: Result<(), _>| written.expect("it is taken"));
+        log.append(0, (0..10).map(entry).collect(), written);
+        log.save_committed(9, encode_log_id(&log_id(9)));
+        let build = |index| {
+            let builder = SnapshotBuilder {
+                group,
+                shards: 1,
+                log: log.clone(),
+                snapshots: snapshots.clone(),
+                last_log_id: Some(log_id(index)),
+            };
+            builder.build().map_err(|error| error.to_string())
+        };
+        let promotions = |index| {
+            let mut reader = snapshots.open(index).expect("a snapshot");
+            load(&mut reader).expect("a state").shards[0]
+                .promotions()
+                .len()
+        };
+        build(6).expect("all is there");
+        log.purge(6, encode_log_id(&log_id(6))).expect("a floor");
+        log.forget_below(5).expect("it is below the floor");
+        build(8).expect("the snapshot has what is gone");
+        assert_eq!(promotions(8), 9);
+
+        for known in snapshots.list().expect("snapshots") {
+            std::fs::remove_file(known.path).expect("a file");
+        }
+        let why = build(9).expect_err("half a log is no state");
+        assert!(
+            why.contains("no good snapshot reaches log index 4"),
+            "{why}"
+        );
+        assert!(snapshots.list().expect("none").is_empty());
+    }
 }

@@ -43,7 +43,7 @@ impl RaftStateMachine<TypeConfig> for Logged {
         let mut applied = Vec::new();
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            let next = self.log.last_index().map_or(entry.index(), |last| last + 1);
+            let next = self.log.last_index().map_or(0, |last| last + 1);
             let blank = |index| {
                 Entry::new_blank(LogId {
                     index,

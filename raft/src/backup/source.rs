@@ -25,6 +25,8 @@ pub(super) struct Source {
     log: GroupLog,
     /// The newest snapshot that is not past the cut.
     snapshot: Option<SnapshotReader>,
+    /// The first entry to fold after it.
+    from: u64,
     pub(super) cut: LogId,
 }
 
@@ -33,18 +35,14 @@ impl Source {
     pub(super) fn open(groups: &Groups, group: GroupId, cut: u64) -> io::Result<Self> {
         let log = groups.store.log(group).map_err(io::Error::other)?;
         let snapshot = newest_up_to(&groups.store.snapshots(group), cut)?;
-        let first = log.first_index().unwrap_or(0);
-        if snapshot.is_none() && first > 1 {
-            return Err(io::Error::other(format!(
-                "no good snapshot reaches log index {cut}, and the flows before index {first} are gone"
-            )));
-        }
+        let from = snapshot::fold_from(&log, snapshot.as_ref().map(SnapshotReader::index))?;
         let cut = log_id_at(&log, cut, snapshot.as_ref())?;
         Ok(Source {
             group,
             shards: groups.sharing.shards_per_log(),
             log,
             snapshot,
+            from,
             cut,
         })
     }
@@ -52,13 +50,11 @@ impl Source {
     /// Writes the shards' state at the cut.
     pub(super) fn write(self, out: &mut impl Write) -> io::Result<()> {
         let mut folding = Folding::new(self.shards);
-        let mut from = self.log.first_index().unwrap_or(0);
         if let Some(mut reader) = self.snapshot {
-            from = reader.index() + 1;
             folding.replica = snapshot::load(&mut reader)?;
         }
-        if from <= self.cut.index {
-            snapshot::fold(&mut folding, &self.log, from, self.cut.index)?;
+        if self.from <= self.cut.index {
+            snapshot::fold(&mut folding, &self.log, self.from, self.cut.index)?;
         }
         folding.replica.save(out)
     }
