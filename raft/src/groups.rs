@@ -259,7 +259,8 @@ impl Groups {
     async fn start_meta(&self) -> Result<AnyRaft, StartError> {
         let wrong = |error: &dyn std::fmt::Display| group_error(&name(META_GROUP), &error);
         let log = self.store.log(META_GROUP).map_err(|error| wrong(&error))?;
-        let machine = MetaMachine::new(self.meta_state.clone(), self.store.snapshots(META_GROUP));
+        let (shown, snapshots) = (self.meta_state.clone(), self.store.snapshots(META_GROUP));
+        let machine = MetaMachine::new(shown, log.clone(), snapshots);
         let network = Network {
             group: META_GROUP,
             peers: self.peers.clone(),

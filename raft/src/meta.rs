@@ -16,7 +16,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend};
 use qiang_engine::{UnixMs, codec};
-use qiang_storage::SnapshotDir;
+use qiang_storage::{GroupLog, SnapshotDir};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
@@ -134,12 +134,13 @@ pub struct MetaMachine {
     /// Where the state is shown. A group that is started again shows it only once it is as far as before.
     shown: watch::Sender<MetaState>,
     applied: Applied,
+    log: GroupLog,
     snapshots: SnapshotDir,
 }
 
 impl MetaMachine {
     /// A state machine that shows its state through `shown`.
-    pub fn new(shown: watch::Sender<MetaState>, snapshots: SnapshotDir) -> Self {
+    pub fn new(shown: watch::Sender<MetaState>, log: GroupLog, snapshots: SnapshotDir) -> Self {
         MetaMachine {
             shown,
             applied: Applied {
@@ -147,6 +148,7 @@ impl MetaMachine {
                 membership: StoredMembership::default(),
                 state: MetaState::default(),
             },
+            log,
             snapshots,
         }
     }
@@ -217,7 +219,7 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         meta: &SnapshotMetaOf<TypeConfig>,
         file: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let mut reader = snapshot::take_in(&self.snapshots, &file)?;
+        let mut reader = snapshot::take_in(&self.log, &self.snapshots, &file)?;
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut reader, &mut bytes)?;
         self.applied = Applied {

@@ -107,9 +107,9 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
         meta: &SnapshotMetaOf<TypeConfig>,
         file: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let snapshots = self.snapshots.clone();
+        let (log, snapshots) = (self.log.clone(), self.snapshots.clone());
         let index = file.index;
-        let load = move || snapshot::load(&mut snapshot::take_in(&snapshots, &file)?);
+        let load = move || snapshot::load(&mut snapshot::take_in(&log, &snapshots, &file)?);
         let replica = blocking(load).await??;
         self.mailbox.push_log(LogEvent::Snapshot {
             index,

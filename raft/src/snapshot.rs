@@ -35,8 +35,14 @@ pub struct SnapshotFile {
     pub path: PathBuf,
 }
 
-/// Takes a snapshot file into the snapshot directory, unless it is there already, and opens it.
-pub fn take_in(snapshots: &SnapshotDir, file: &SnapshotFile) -> io::Result<SnapshotReader> {
+/// Takes a snapshot file into the snapshot directory, unless it is there already, and opens it. What it may contradict leaves the log
+/// first: neither a reader of flows nor a start after a crash finds both.
+pub fn take_in(
+    log: &GroupLog,
+    snapshots: &SnapshotDir,
+    file: &SnapshotFile,
+) -> io::Result<SnapshotReader> {
+    log.make_way(file.index).map_err(io::Error::other)?;
     let here = snapshots.list().map_err(io::Error::other)?;
     if here.iter().all(|known| known.path != file.path) {
         snapshots.import(&file.path).map_err(io::Error::other)?;
@@ -316,105 +322,5 @@ pub fn current(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use bytes::Bytes;
-    use openraft::entry::RaftEntry;
-    use openraft::impls::leader_id_adv::LeaderId;
-    use qiang_engine::promotion::{Counters, Promotion, Terms};
-    use qiang_engine::{Batch, Place, PromotionId, Record, Tag, UnixMs};
-    use qiang_storage::{Identity, Options, Store};
-
-    use super::*;
-    use crate::log_store::encode_log_id;
-    use crate::types::{Entry, Payload, encode_entry};
-
-    fn log_id(index: u64) -> LogId {
-        LogId {
-            leader_id: LeaderId {
-                term: 1,
-                node_id: 1,
-            },
-            index,
-        }
-    }
-
-    fn tag(index: u64) -> Tag {
-        Tag {
-            stint: 1,
-            seq: index,
-        }
-    }
-
-    /// The entry that puts the promotion of its number on sale.
-    fn entry(index: u64) -> Bytes {
-        let terms = Arc::new(Terms::default());
-        let promotion = Promotion {
-            id: PromotionId::new(&format!("P{index}")).expect("an id"),
-            terms: terms.clone(),
-            created_terms: terms,
-            counters: Counters::default(),
-            stopped: false,
-            closed: None,
-            version: 1,
-            created_at: UnixMs(index),
-        };
-        let record = Record::PromotionCreated {
-            promotion: Box::new(promotion),
-        };
-        let before = index.checked_sub(1).map_or(Tag::default(), tag);
-        let batch = Batch::encode_decided(tag(index), before, &[(Place(0), record)]);
-        encode_entry(&Entry::new_normal(
-            log_id(index),
-            Payload(Bytes::from(batch)),
-        ))
-    }
-
-    #[test]
-    fn what_is_left_when_flows_were_deleted_is_folded_after_a_snapshot_only() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let identity = Identity::new("snapshot", 1, 1);
-        let options = Options {
-            wal_warm_bytes: 0,
-            ..Options::default()
-        };
-        let store = Store::open(dir.path(), &identity, &options).expect("an empty directory");
-        let group = GroupId(0);
-        let (log, snapshots) = (store.log(group).expect("a log"), store.snapshots(group));
-        let written = Box::new(|written: Result<(), _>| written.expect("it is taken"));
-        log.append(0, (0..10).map(entry).collect(), written);
-        log.save_committed(9, encode_log_id(&log_id(9)));
-        let build = |index| {
-            let builder = SnapshotBuilder {
-                group,
-                shards: 1,
-                log: log.clone(),
-                snapshots: snapshots.clone(),
-                last_log_id: Some(log_id(index)),
-            };
-            builder.build().map_err(|error| error.to_string())
-        };
-        let promotions = |index| {
-            let mut reader = snapshots.open(index).expect("a snapshot");
-            load(&mut reader).expect("a state").shards[0]
-                .promotions()
-                .len()
-        };
-        build(6).expect("all is there");
-        log.purge(6, encode_log_id(&log_id(6))).expect("a floor");
-        log.forget_below(5).expect("it is below the floor");
-        build(8).expect("the snapshot has what is gone");
-        assert_eq!(promotions(8), 9);
-
-        for known in snapshots.list().expect("snapshots") {
-            std::fs::remove_file(known.path).expect("a file");
-        }
-        let why = build(9).expect_err("half a log is no state");
-        assert!(
-            why.contains("no good snapshot reaches log index 4"),
-            "{why}"
-        );
-        assert!(snapshots.list().expect("none").is_empty());
-    }
-}
+#[path = "snapshot_tests.rs"]
+mod tests;

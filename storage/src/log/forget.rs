@@ -1,10 +1,11 @@
-//! What leaves a log for good: flows too old to be kept, and the log of a group that this node holds no more.
+//! What leaves a log for good: flows too old to be kept, what a snapshot takes the place of, and the log of a group that this node holds
+//! no more.
 //!
 //! Invariant: that something is gone is durable before its space is given back, and a crash in between costs only space.
 
 use crossbeam::channel::{self, Receiver};
 
-use super::{GroupLog, put_first};
+use super::{GroupLog, put_first, truncate};
 use crate::group::LogState;
 use crate::operation::{Done, Edit};
 use crate::record::{Kind, gap_key, meta_key};
@@ -41,6 +42,36 @@ impl GroupLog {
             tracing::warn!(group = id.0, %error, "table files of forgotten flows could not be dropped at once");
         }
         Ok(())
+    }
+
+    /// A snapshot that reaches up to `through` is about to be kept: if the log does not reach as far, removes the entries that were
+    /// never saved as committed, for others may have been committed in their places. Blocks until that is durable, and every
+    /// truncation before it: call it from a background thread.
+    ///
+    /// # Errors
+    /// If the store takes no writes, or this write fails.
+    pub fn make_way(&self, through: u64) -> Result<(), WriteError> {
+        self.writable()?;
+        let (done, durable) = awaited();
+        {
+            let _order = self.group.ordered();
+            let mut state = self.group.state();
+            if state.end.is_none_or(|end| end > through) {
+                return Ok(());
+            }
+            let kept_end = state.vouched_end.max(state.raft_first());
+            // Also where a truncation has left nothing: its own write may still be on its way.
+            let edits = truncate(&mut state, self.group.id, kept_end).unwrap_or_else(|| {
+                vec![Edit::DeleteEntries {
+                    from: kept_end,
+                    to: through + 1,
+                }]
+            });
+            let end = (state.epoch, kept_end);
+            drop(state);
+            self.submit_change(edits, Some(end), Some(done));
+        }
+        self.wait(&durable)
     }
 
     /// Forgets the whole group, which has left this node for good: entries, floor, gaps and committed index. The log is then as if

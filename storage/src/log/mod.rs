@@ -90,26 +90,9 @@ impl GroupLog {
         if kept_end < state.raft_first() {
             return Err(self.across_floor("truncating after", last_kept.unwrap_or(0), &state));
         }
-        let Some(end) = state.end.filter(|end| *end > kept_end) else {
+        let Some(edits) = truncate(&mut state, self.group.id, kept_end) else {
             return Ok(());
         };
-        let mut edits = vec![Edit::DeleteEntries {
-            from: kept_end,
-            to: end,
-        }];
-        cut(&mut state, kept_end);
-        if state.first.is_some_and(|first| first >= kept_end) {
-            state.first = None;
-            edits.push(match state.floor {
-                Some(_) => put_first(self.group.id, kept_end),
-                None => Edit::Delete {
-                    key: meta_key(self.group.id, Kind::First).to_vec(),
-                },
-            });
-        }
-        if state.first.is_none() && state.floor.is_none() {
-            state.end = None;
-        }
         let end = (state.epoch, kept_end);
         drop(state);
         self.submit_change(edits, Some(end), None);
@@ -344,6 +327,29 @@ impl GroupLog {
         }
         self.inner.on_queued();
     }
+}
+
+/// Ends the log at `kept_end` and says what that changes on disk; `None` if it goes no further.
+fn truncate(state: &mut LogState, id: GroupId, kept_end: u64) -> Option<Vec<Edit>> {
+    let end = state.end.filter(|end| *end > kept_end)?;
+    let mut edits = vec![Edit::DeleteEntries {
+        from: kept_end,
+        to: end,
+    }];
+    cut(state, kept_end);
+    if state.first.is_some_and(|first| first >= kept_end) {
+        state.first = None;
+        edits.push(match state.floor {
+            Some(_) => put_first(id, kept_end),
+            None => Edit::Delete {
+                key: meta_key(id, Kind::First).to_vec(),
+            },
+        });
+    }
+    if state.first.is_none() && state.floor.is_none() {
+        state.end = None;
+    }
+    Some(edits)
 }
 
 /// Ends the log at `end`.

@@ -229,6 +229,31 @@ fn a_purge_moves_only_what_raft_sees() {
 }
 
 #[test]
+fn what_a_snapshot_may_contradict_is_gone_for_good_before_it_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let handle = log(&store, 1);
+    append(&handle, 0..20).unwrap();
+    handle.save_committed(14, Bytes::from("c"));
+    handle.make_way(19).unwrap();
+    assert_eq!(
+        runs(&handle),
+        "[0..20]",
+        "it reaches as far as the snapshot"
+    );
+    handle.make_way(20).unwrap();
+    assert_eq!(runs(&handle), "[0..15]");
+    // What the next start finds, though nothing was written since.
+    drop((handle, store));
+    let store = open(dir.path());
+    let handle = log(&store, 1);
+    assert_eq!(runs(&handle), "[0..15]");
+    handle.purge(99, Bytes::from("snapshot")).unwrap();
+    append(&handle, 100..101).unwrap();
+    assert_eq!(runs(&handle), "[0..15, 100..101]");
+}
+
+#[test]
 fn a_floor_beyond_the_log_keeps_committed_flows_and_drops_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

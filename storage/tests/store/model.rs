@@ -29,6 +29,10 @@ pub enum Step {
         group: u16,
         ahead: u64,
     },
+    MakeWay {
+        group: u16,
+        ahead: u64,
+    },
     Forget {
         group: u16,
         back: u64,
@@ -60,6 +64,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => (group.clone(), 0..12_u64).prop_map(|(group, back)| Step::Truncate { group, back }),
         2 => (group.clone(), 0..20_u64).prop_map(|(group, back)| Step::Purge { group, back }),
         1 => (group.clone(), 1..20_u64).prop_map(|(group, ahead)| Step::PurgeBeyond { group, ahead }),
+        1 => (group.clone(), 0..8_u64).prop_map(|(group, ahead)| Step::MakeWay { group, ahead }),
         2 => (group.clone(), 0..20_u64).prop_map(|(group, back)| Step::Forget { group, back }),
         1 => (group.clone(), any::<u32>()).prop_map(|(group, vote)| Step::Vote { group, vote }),
         2 => (group.clone(), 0..6_u64).prop_map(|(group, back)| Step::Commit { group, back }),
@@ -68,6 +73,11 @@ pub fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(group, from, length, bytes_max)| Step::Read { group, from, length, bytes_max }),
         1 => Just(Step::Reopen),
     ]
+}
+
+/// The last index in a snapshot that a log with this end makes way for: every other time the log reaches as far.
+pub fn snapshot_at(end: u64, ahead: u64) -> u64 {
+    (end + ahead).saturating_sub(4)
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -203,6 +213,19 @@ impl Pair {
                 log.purge(through, Bytes::from(format!("m{through}")))
                     .unwrap();
                 log.save_committed(through, Bytes::from("c"));
+            }
+            Step::MakeWay { group, ahead } => {
+                let model = &mut self.models[usize::from(group)];
+                let through = snapshot_at(model.end, ahead);
+                if model.end <= through {
+                    let kept_end = model
+                        .raft_first()
+                        .max(model.committed.map_or(0, |committed| committed + 1))
+                        .min(model.end);
+                    model.entries.retain(|index, _| *index < kept_end);
+                    model.end = kept_end;
+                }
+                self.log(group).make_way(through).unwrap();
             }
             Step::Forget { group, back } => {
                 let model = &mut self.models[usize::from(group)];

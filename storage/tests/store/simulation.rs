@@ -11,7 +11,7 @@ use qiang_storage::{
 };
 
 use crate::common::{check, identity, log, small, values};
-use crate::model::{GROUPS, Model, Pair, Step, step};
+use crate::model::{GROUPS, Model, Pair, Step, snapshot_at, step};
 
 fn open(dir: &Path, disk: &SimulatedDisk) -> Store {
     Store::open_simulated(dir, disk, &identity(), &small()).unwrap()
@@ -379,6 +379,11 @@ impl Simulation {
                     Step::Clear { .. } | Step::Reopen => true,
                     // If there is nothing to forget, nothing is written.
                     Step::Forget { .. } => self.pair.models != before,
+                    // Nor if the log reaches as far as the snapshot.
+                    Step::MakeWay { group, ahead } => {
+                        let end = before[usize::from(*group)].end;
+                        end > 0 && end <= snapshot_at(end, *ahead)
+                    }
                     _ => false,
                 };
                 if drives {

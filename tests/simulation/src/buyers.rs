@@ -487,7 +487,9 @@ async fn look(stage: &Arc<Stage>, order: &str) {
             OrderState::Confirmed { .. } => !told.is_given_back(),
             OrderState::Returned { .. } => told.granted.is_none() || may_be_returned,
         },
-        Some(Err(Refusal::Rejected(_))) => told.granted.is_none(),
+        Some(Err(Refusal::Rejected(_))) => {
+            told.granted.is_none() || stage.may_be_forgotten(&stage.told(order))
+        }
         _ => true,
     };
     if !is_true {

@@ -1,4 +1,5 @@
-//! Promotions that are stopped, resumed and in the end deleted while people come, each by a keeper of its own.
+//! Promotions that are stopped, resumed and in the end deleted while people come, each by a keeper of its own. Some of those who come pay
+//! at once, or take their order back, so that it may be forgotten when the promotion is deleted.
 //!
 //! Invariant: from when somebody is told that a promotion is stopped until it is asked to be resumed, nobody is granted anything of it;
 //! from when somebody is told that it is resumed until it is asked to be stopped, nobody is told that it is stopped.
@@ -16,7 +17,7 @@ use rand::RngExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::buyers::{Asked, answer_to_grab, ask, short};
+use crate::buyers::{Asked, answer_to_grab, ask, cancel, confirm, short};
 use crate::story::Stage;
 
 /// Keepers at a time.
@@ -135,6 +136,9 @@ async fn keep(stage: &Arc<Stage>, door: &Door) {
                 stopped: after == Is::Stopped,
             },
         };
+        if after == Is::Deleted {
+            stage.doom(&door.promotion);
+        }
         let mut asked = Asked::default();
         asked.begin();
         door.note(|known| known.is = None);
@@ -184,6 +188,13 @@ async fn visit(stage: Arc<Stage>, door: Arc<Door>, order: String) {
             "{} was {is:?} all the time that order {order} was grabbed: {answer:?}",
             door.promotion
         ));
+    }
+    if let Some(Ok(_)) = answer {
+        match Random.random_range(0..3) {
+            0 => cancel(&stage, &order).await,
+            1 => confirm(&stage, &order).await,
+            _ => {}
+        }
     }
 }
 

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qiang_engine::order::OrderState;
+use qiang_engine::order::{Order, OrderState};
 use qiang_engine::routing::{SHARDS, shard_of};
 use qiang_engine::shard::Shard;
-use qiang_engine::{PromotionId, ShardId};
-use qiang_raft::{Flow, FlowQuery};
+use qiang_engine::{OrderId, PromotionId, ShardId};
+use qiang_raft::{Flow, FlowError, FlowQuery};
 
-use crate::buyers::{Told, order_id};
+use crate::backup::{self, Saved};
+use crate::buyers::{Book, Told, order_id};
 use crate::machine::Process;
+use crate::readers::{self, BEGINNING, Run};
+use crate::shop;
 use crate::story::Stage;
-use crate::{readers, shop};
 
 /// What was seen before.
 #[derive(Default)]
@@ -78,14 +80,15 @@ impl Judge {
     }
 }
 
-/// Folds every shard's flows, from the first, and holds what buyers were told against them.
+/// Holds what there is in the end against what buyers were told.
 pub async fn judge_all(stage: &Arc<Stage>) {
-    let shards = match fold_all(stage).await {
+    let shards = match judged_shards(stage).await {
         Ok(shards) => shards,
         Err(why) => return stage.trace.violate(why),
     };
     for (order, told) in stage.book() {
-        if let Err(why) = judge_order(&shards, &order, &told) {
+        let may_be_gone = stage.may_be_forgotten(&told);
+        if let Err(why) = judge_order(&shards, &order, &told, may_be_gone) {
             stage
                 .trace
                 .violate(format_args!("order {order} {why}; {told:?}"));
@@ -105,48 +108,16 @@ pub async fn judge_all(stage: &Arc<Stage>) {
     }
 }
 
-async fn fold_all(stage: &Arc<Stage>) -> Result<Vec<Shard>, String> {
-    let mut shards = Vec::new();
-    let all = stage.members();
-    for number in 0..SHARDS {
-        let mut shard = Shard::new(7);
-        let votes = |(id, process): &&(u64, Process)| {
-            let cluster = process.node.cluster();
-            cluster.voters(number).contains(id)
-        };
-        let processes: Vec<_> = all.iter().filter(votes).collect();
-        let (id, process) = processes[usize::from(number) % processes.len()];
-        let mut flows: Vec<Flow> = Vec::new();
-        loop {
-            let query = FlowQuery {
-                shard: ShardId(number),
-                after: flows.last().map_or(0, |flow| flow.cursor),
-                limit: usize::MAX,
-                wait: Duration::ZERO,
-                promotion_id: None,
-                order_id: None,
-            };
-            let node = process.node.clone();
-            let reading = process
-                .life
-                .spawn(async move { node.flows(query, || true).await });
-            let page = reading.await.map_err(|error| error.to_string())?;
-            let page = page.map_err(|error| {
-                format!("node {id} cannot read the flows of shard {number}: {error}")
-            })?;
-            if page.is_empty() {
-                break;
-            }
-            flows.extend(page);
-        }
-        readers::judge(&stage.read(), number, &flows)?;
-        for flow in &flows {
-            let applied = shard.apply(&flow.record);
-            applied.map_err(|error| {
-                format!("shard {number}: the flow {flow:?} does not follow: {error}")
-            })?;
-        }
-        for (id, process) in &processes {
+/// The shards as a backup has them, once they were found to be what every node holds, and what all their flows make if all are known.
+async fn judged_shards(stage: &Arc<Stage>) -> Result<Vec<Shard>, String> {
+    let members = stage.members();
+    let Saved { shards, ends } = backup::of_settled(stage).await?;
+    for ((number, shard), end) in (0..SHARDS).zip(&shards).zip(ends) {
+        let hosts: Vec<&(u64, Process)> = members
+            .iter()
+            .filter(|(id, process)| process.node.cluster().voters(number).contains(id))
+            .collect();
+        for (id, process) in &hosts {
             let status = &process.node.group_statuses()[usize::from(number)];
             if status.hosted
                 && status
@@ -154,16 +125,100 @@ async fn fold_all(stage: &Arc<Stage>) -> Result<Vec<Shard>, String> {
                     .is_some_and(|(_, digest)| digest != shard.digest())
             {
                 return Err(format!(
-                    "shard {number}: node {id} at {:?} differs from its {} flows, whose digest is {}",
+                    "shard {number}: node {id} at {:?} differs from the backup, whose digest is {}",
                     status.digest,
-                    flows.len(),
                     shard.digest()
                 ));
             }
         }
-        shards.push(shard);
+        let (id, process) = hosts[usize::from(number) % hosts.len()];
+        let kept = kept_flows(*id, process, number).await?;
+        match readers::judge(&stage.read(), number, &kept)? {
+            Some(mut flows) => {
+                // Time goes on, and more may have been forgotten since.
+                flows.retain(|flow| flow.index <= end);
+                judge_flows(stage, number, &flows, shard)?;
+            }
+            None if stage.retention.is_short() => stage
+                .trace
+                .note(format_args!("the beginning of shard {number} is gone")),
+            None => return Err(format!("the beginning of shard {number} is gone")),
+        }
     }
     Ok(shards)
+}
+
+/// All flows of a shard that are left, as a node finds them here and there.
+async fn kept_flows(id: u64, process: &Process, shard: u16) -> Result<Run, String> {
+    let mut kept = Run::after(BEGINNING);
+    loop {
+        let query = FlowQuery {
+            shard: ShardId(shard),
+            after: kept.end(),
+            limit: usize::MAX,
+            wait: Duration::ZERO,
+            promotion_id: None,
+            order_id: None,
+        };
+        let node = process.node.clone();
+        let reading = process
+            .life
+            .spawn(async move { node.flows(query, || true).await });
+        match reading.await.map_err(|error| error.to_string())? {
+            Ok(page) if page.is_empty() => return Ok(kept),
+            Ok(page) => kept.flows.extend(page),
+            // Some may have been deleted since the last page.
+            Err(FlowError::Forgotten { oldest }) => kept = Run::after(oldest),
+            Err(error) => {
+                return Err(format!(
+                    "node {id} cannot read the flows of shard {shard}: {error}"
+                ));
+            }
+        }
+    }
+}
+
+/// Folds all flows of a shard, from the first, to what it is.
+fn judge_flows(stage: &Stage, number: u16, flows: &[Flow], is: &Shard) -> Result<(), String> {
+    let mut shard = Shard::new(7);
+    for flow in flows {
+        if !stage.retention.allows(&shard, &flow.record) {
+            return Err(format!("shard {number}: {flow:?} forgets too early"));
+        }
+        let applied = shard.apply(&flow.record);
+        applied.map_err(|error| {
+            format!("shard {number}: the flow {flow:?} does not follow: {error}")
+        })?;
+    }
+    if shard != *is {
+        return Err(format!(
+            "shard {number}: its {} flows make another shard than it is: {}",
+            flows.len(),
+            difference(&shard, is)
+        ));
+    }
+    Ok(())
+}
+
+/// In what two shards differ.
+fn difference(one: &Shard, other: &Shard) -> String {
+    let orders = |shard: &Shard| -> BTreeMap<OrderId, Order> {
+        let orders = shard.orders();
+        orders
+            .map(|order| (order.order_id.clone(), order))
+            .collect()
+    };
+    let (ones, others) = (orders(one), orders(other));
+    for id in ones.keys().chain(others.keys()) {
+        if ones.get(id) != others.get(id) {
+            return format!("{:?} and {:?}", ones.get(id), others.get(id));
+        }
+    }
+    let told = |shard: &Shard| {
+        let tries = shard.undone_tries();
+        (shard.promotions().to_vec(), tries, shard.untold().count())
+    };
+    format!("{:?} and {:?}", told(one), told(other))
 }
 
 /// What one shard holds of an order's item.
@@ -205,13 +260,21 @@ fn part(
     })
 }
 
-fn judge_order(shards: &[Shard], order: &str, told: &Told) -> Result<(), String> {
+fn judge_order(
+    shards: &[Shard],
+    order: &str,
+    told: &Told,
+    may_be_gone: bool,
+) -> Result<(), String> {
     let parts: Result<Vec<Part>, String> = told
         .items
         .iter()
         .map(|(id, quantity)| part(shards, order, id, *quantity))
         .collect();
     let parts = parts?;
+    if may_be_gone && parts.iter().all(|part| *part == Part::Nothing) {
+        return Ok(());
+    }
     let live = |part: &&Part| matches!(part, Part::Held | Part::Confirmed);
     let lives = parts.iter().filter(live).count();
     if parts.contains(&Part::Tentative) {
@@ -245,6 +308,66 @@ fn judge_order(shards: &[Shard], order: &str, told: &Told) -> Result<(), String>
         if parts.iter().any(|part| *part != Part::Confirmed) {
             return Err(format!("was paid and is not: {parts:?}"));
         }
+    }
+    Ok(())
+}
+
+/// Holds a backup, taken amid everything, against what buyers had been told `before` it was asked for: what was acknowledged is in it,
+/// and what is not granted where an order is decided is granted nowhere.
+pub fn judge_backup(stage: &Stage, shards: &[Shard], before: &Book) {
+    for (order, told) in before {
+        let now = stage.told(order);
+        if stage.may_be_forgotten(&now) {
+            continue;
+        }
+        if let Err(why) = judge_backed_up(shards, order, told, &now) {
+            let trace = &stage.trace;
+            trace.violate(format_args!("order {order} in a backup {why}; {now:?}"));
+        }
+    }
+    for offer in &stage.offers {
+        if let Err(why) = judge_offer(shards, &offer.id, offer.quantity) {
+            let trace = &stage.trace;
+            trace.violate(format_args!("{} in a backup: {why}", offer.id));
+        }
+    }
+}
+
+fn judge_backed_up(shards: &[Shard], order: &str, before: &Told, now: &Told) -> Result<(), String> {
+    let items = before.items.iter();
+    let parts: Result<Vec<Part>, String> = items
+        .map(|(id, quantity)| part(shards, order, id, *quantity))
+        .collect();
+    let parts = parts?;
+    // The shard of the first item decides.
+    let Some(decided) = parts.first() else {
+        return Ok(());
+    };
+    let is_sealed = |part: &Part| matches!(part, Part::Held | Part::Confirmed);
+    let lives = parts.iter().filter(|part| is_sealed(part)).count();
+    match decided {
+        Part::Nothing | Part::Tentative if lives > 0 => {
+            return Err(format!(
+                "is granted, and not where it is decided: {parts:?}"
+            ));
+        }
+        Part::Held | Part::Confirmed
+            if parts.contains(&Part::Nothing) || parts.contains(&Part::Returned) =>
+        {
+            return Err(format!("is not all or nothing: {parts:?}"));
+        }
+        _ => {}
+    }
+    let is_granted = is_sealed(decided);
+    if before.granted.is_some() && !now.may_be_returned() && !is_granted {
+        return Err(format!("was granted and is lost: {parts:?}"));
+    }
+    if before.is_given_back() && is_granted {
+        return Err(format!("was given back and holds units: {parts:?}"));
+    }
+    let stays_paid = before.confirm.is_done() && !now.refund.may_be_done();
+    if stays_paid && *decided != Part::Confirmed {
+        return Err(format!("was paid and is not: {parts:?}"));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@
 //!
 //! Invariant: the same seed gives the same trace.
 
+mod backup;
 mod buyers;
 mod crowd;
 mod doors;
@@ -17,6 +18,7 @@ mod judge;
 mod machine;
 mod net;
 mod readers;
+mod retention;
 mod schedule;
 mod shop;
 mod stock;

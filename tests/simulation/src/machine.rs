@@ -8,7 +8,6 @@ use std::time::Duration;
 use qiang_engine::routing::Sharing;
 use qiang_raft::world::{Clock, Life, Random};
 use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, Timing, World};
-use qiang_server::cluster_config::ClusterConfig;
 use qiang_server::courier::run_courier;
 use qiang_server::service::{Service, policy_of};
 use qiang_storage::{Identity, Options, SimulatedDisk, Store};
@@ -17,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::net::Net;
+use crate::retention::Retention;
 
 /// The time at which every run begins.
 const BEGAN_AT: qiang_engine::UnixMs = qiang_engine::UnixMs(1_781_740_800_000);
@@ -50,6 +50,7 @@ pub struct Machine {
     pub clock: Clock,
     timing: Timing,
     sharing: Sharing,
+    retention: Retention,
     dir: PathBuf,
     disk: SimulatedDisk,
     /// How much longer each sync takes than usual, in microseconds.
@@ -73,7 +74,7 @@ impl Machine {
     pub fn new(
         id: u64,
         dc: &'static str,
-        sharing: Sharing,
+        (sharing, retention): (Sharing, Retention),
         speed: u64,
         home: &Path,
         began: Instant,
@@ -85,6 +86,7 @@ impl Machine {
             clock: Clock::simulated(began, BEGAN_AT),
             timing: Timing { election_ms_min },
             sharing,
+            retention,
             dir: home.join(id.to_string()),
             disk: SimulatedDisk::new(),
             stall_us: Arc::default(),
@@ -135,8 +137,9 @@ impl Machine {
             tls: None,
             store: Some(store),
         };
+        let policy = policy_of(&self.retention.config());
         let starting = life.spawn(async move {
-            let node = Node::start(options, policy_of(&ClusterConfig::default()), world).await?;
+            let node = Node::start(options, policy, world).await?;
             let service = Service::new(node.clone(), REQUEST_TIMEOUT);
             if let Some(jobs) = node.take_courier_jobs() {
                 qiang_raft::world::spawn(run_courier(service.clone(), jobs));

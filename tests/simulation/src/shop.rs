@@ -157,7 +157,7 @@ fn judge_added(stage: &Stage, shop: u32, added: i64) -> Result<(), String> {
 async fn configure(stage: &Arc<Stage>, number: u32) {
     let document = ClusterConfig {
         grab_concurrency: number,
-        ..ClusterConfig::default()
+        ..stage.retention.config()
     };
     let put = move |service: Service| async move {
         let known = service.config().version;

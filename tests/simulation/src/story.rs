@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::Shape;
+use crate::backup;
 use crate::buyers::{self, Book, Told};
 use crate::crowd::crowd;
 use crate::doors::{self, KEEPERS};
@@ -23,6 +24,7 @@ use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed};
 use crate::net::{Net, Quality};
 use crate::readers::{self, Read};
+use crate::retention::Retention;
 use crate::shop::{self, Ledger, SHOPS};
 use crate::stock::Stock;
 use crate::trace::Trace;
@@ -73,14 +75,17 @@ pub struct Stage {
     pub net: Net,
     pub trace: Trace,
     pub offers: Vec<Offer>,
+    pub retention: Retention,
     began: Instant,
     /// How the shards share logs.
-    sharing: Sharing,
+    pub sharing: Sharing,
     machines: Mutex<BTreeMap<u64, Machine>>,
     book: Mutex<Book>,
     stock: Mutex<Stock>,
     ledger: Mutex<Ledger>,
     read: Mutex<Read>,
+    /// Promotions that somebody asked to be deleted.
+    doomed: Mutex<BTreeSet<PromotionId>>,
     /// The orders of which buyers were told last.
     latest: Mutex<VecDeque<String>>,
     quiet: AtomicBool,
@@ -92,16 +97,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Stage {
     /// Machines of these speeds that do not run yet, with files below `home`.
-    pub fn new(trace: Trace, home: &std::path::Path, speed: impl Fn(u64) -> u64) -> Arc<Self> {
+    pub fn new(
+        trace: Trace,
+        home: &std::path::Path,
+        retention: Retention,
+        speed: impl Fn(u64) -> u64,
+    ) -> Arc<Self> {
         let (sharing, began) = (sharing(), Instant::now());
         let machine = |(id, dc): (u64, &'static str)| {
-            let machine = Machine::new(id, dc, sharing, speed(id), home, began);
+            let machine = Machine::new(id, dc, (sharing, retention), speed(id), home, began);
             (id, machine)
         };
         Arc::new(Stage {
             net: Net::new(),
             trace,
             offers: offers(),
+            retention,
             began,
             sharing,
             machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
@@ -109,6 +120,7 @@ impl Stage {
             stock: Mutex::default(),
             ledger: Mutex::default(),
             read: Mutex::default(),
+            doomed: Mutex::default(),
             latest: Mutex::default(),
             quiet: AtomicBool::new(false),
         })
@@ -182,6 +194,19 @@ impl Stage {
         lock(&self.read)
     }
 
+    /// Notes that a promotion is about to be deleted.
+    pub fn doom(&self, promotion: &PromotionId) {
+        lock(&self.doomed).insert(promotion.clone());
+    }
+
+    /// Whether an order may have been forgotten: it may be over, and all its promotions, too.
+    pub fn may_be_forgotten(&self, told: &Told) -> bool {
+        let doomed = lock(&self.doomed);
+        let are_doomed = told.items.iter().all(|(id, _)| doomed.contains(id));
+        let may_be_over = told.confirm.may_be_done() || told.may_be_given_back();
+        self.retention.is_short() && may_be_over && are_doomed
+    }
+
     /// The orders of which buyers were told last.
     pub fn latest(&self) -> Vec<String> {
         lock(&self.latest).iter().cloned().collect()
@@ -218,7 +243,11 @@ impl Stage {
 /// Plays one seed to its end.
 pub async fn play(seed: u64, shape: Shape) -> Trace {
     let home = home();
-    let stage = Stage::new(Trace::new(seed), home.path(), |_| any_speed());
+    let stage = Stage::new(Trace::new(seed), home.path(), Retention::any(), |_| {
+        any_speed()
+    });
+    let kept = stage.retention;
+    stage.trace.note(format_args!("{kept:?}"));
     if let Err(why) = play_on(&stage, shape, home.path()).await {
         stage.trace.violate(why);
     }
@@ -250,6 +279,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
         .map(|number| tokio::spawn(buyers::run(stage.clone(), number)))
         .collect();
     users.push(tokio::spawn(buyers::watch(stage.clone())));
+    users.push(tokio::spawn(backup::run(stage.clone())));
     users.extend((0..SHOPS).map(|shop| tokio::spawn(shop::run(stage.clone(), shop))));
     users.extend((0..KEEPERS).map(|keeper| tokio::spawn(doors::run(stage.clone(), keeper))));
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
@@ -640,7 +670,8 @@ impl<'a> Faults<'a> {
         self.guest = Some(id);
         let dc = if id.is_multiple_of(2) { "a" } else { "b" };
         stage.trace.note(format_args!("{id} joins"));
-        let machine = Machine::new(id, dc, stage.sharing, any_speed(), self.home, stage.began);
+        let shaped = (stage.sharing, stage.retention);
+        let machine = Machine::new(id, dc, shaped, any_speed(), self.home, stage.began);
         lock(&stage.machines).insert(id, machine);
         stage.start(id, false).await;
         if let Some(process) = stage.any_process() {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::buyers::order_id;
 use crate::machine::Process;
+use crate::retention::Retention;
 use crate::story::{Stage, create_offers, form, home};
 use crate::trace::Trace;
 
@@ -45,7 +46,7 @@ async fn play<T>(
     schedule: impl AsyncFnOnce(&Arc<Stage>) -> Result<T, String>,
 ) -> Result<T, String> {
     let home = home();
-    let stage = Stage::new(Trace::new(seed), home.path(), speed);
+    let stage = Stage::new(Trace::new(seed), home.path(), Retention::long(), speed);
     let played = async {
         form(&stage).await?;
         create_offers(&stage).await?;
