@@ -2,8 +2,9 @@
 //!
 //! Invariant: a draft sends exactly what it says, nothing more; only `promotion_id` and `quantity` of a promotion are there unasked.
 
-use crate::{Answer, Client, rfc3339};
+use crate::{Answer, Client, rfc3339, wait_until};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 impl Client {
     /// A promotion to be created; a hundred units unless told otherwise.
@@ -299,6 +300,19 @@ impl GrabDraft<'_> {
     #[track_caller]
     pub fn granted(&self) -> Value {
         self.outcome(false)
+    }
+
+    /// Sends it until it is granted, within `within`: while a leader is elected there is none who could grant it, and a node that
+    /// asks twice tells of the grant it made itself as of an earlier one.
+    #[track_caller]
+    pub fn granted_within(&self, within: Duration) -> Value {
+        wait_until(within, "the grab is granted", || {
+            let answer = self.answer();
+            match answer.status {
+                429 | 503 | 504 => Err(answer.to_string()),
+                _ => Ok(answer.expect(200)),
+            }
+        })
     }
 
     /// Sends it and expects the earlier answer again.

@@ -202,7 +202,8 @@ fn save_amid_carts(clients: &[Client; 4], shards: &[String; 3], node: &Node) -> 
                     // Every shard is home of some carts and guest of others.
                     let at = (buyer + number) % 3;
                     let (home, guest) = (&shards[at], &shards[(at + 1) % 3]);
-                    client.grab(&order, "p").of(home, 1).of(guest, 1).granted();
+                    let cart = client.grab(&order, "p").of(home, 1).of(guest, 1);
+                    cart.granted_within(SETTLES_WITHIN);
                     match number % 3 {
                         0 => drop(client.order(&order).at(home).confirm()),
                         1 => drop(client.order(&order).at(home).cancel("user")),

@@ -55,7 +55,7 @@ fn a_paid_order_does_not_expire() {
     let node = Node::start();
     node.promotion("A")
         .quantity(2)
-        .payment_timeout_ms(500)
+        .payment_timeout_ms(2_000)
         .create();
     node.grab("paid", "alice").of("A", 1).granted();
     node.order("paid").confirm().expect(200);

@@ -1,7 +1,7 @@
 //! A disk that fills up under one of four nodes.
 
 use crate::{FAILS_OVER_WITHIN, QUANTITY, alone, groups, qiang};
-use qiang_tests::{Cluster, Node, SHARDS, Sale, SmallDisk, id_on_shard, wait_until};
+use qiang_tests::{Cluster, Node, Run, SHARDS, Sale, SmallDisk, id_on_shard, wait_until};
 use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -116,14 +116,19 @@ fn a_full_disk_stops_one_node_which_says_why_and_the_others_go_on() {
     // The others go on with every shard, and lead it from the first grab on that the full node cannot write. The full
     // node serves by them, or says that it does not.
     sales.extend(grab_batch(cluster.node(1), "others", &promotions));
-    let mut groups = groups(&cluster, 1);
-    groups
-        .pop()
-        .expect("the cluster's own, which nobody has written to");
-    for group in groups {
-        assert_ne!(group["leader"], FULL, "{group}");
-        assert_eq!(group["has_quorum"], true, "{group}");
-    }
+    wait_until(FAILS_OVER_WITHIN, "every shard has a quorum", || {
+        let mut groups = groups(&cluster, 1);
+        groups
+            .pop()
+            .expect("the cluster's own, which nobody has written to");
+        for group in groups {
+            assert_ne!(group["leader"], FULL, "{group}");
+            if group["has_quorum"] != true {
+                return Err(group.to_string());
+            }
+        }
+        Ok(())
+    });
     let through = orders("through", &promotions);
     let answer = cluster
         .node(FULL)
@@ -155,9 +160,9 @@ fn a_full_disk_stops_one_node_which_says_why_and_the_others_go_on() {
         says_why(fault),
         "the cluster's view does not say why: {shown}"
     );
-    let told = qiang(&cluster, 1, &["raft", "status"]);
+    let told = status(&cluster);
     assert!(
-        told.ok().contains("faulted") && says_why(&told.stderr),
+        told.stdout.contains("faulted") && says_why(&told.stderr),
         "{told}"
     );
 
@@ -168,7 +173,7 @@ fn a_full_disk_stops_one_node_which_says_why_and_the_others_go_on() {
     cluster.settle();
     let caught_up = began.elapsed();
     qiang(&cluster, FULL, &["flows", "verify"]).ok();
-    qiang(&cluster, 1, &["raft", "status"]).ok();
+    status(&cluster);
     cluster.has_all(&sales);
     assert!(
         u64::try_from(sales.len()).expect("few") < QUANTITY,
@@ -178,4 +183,16 @@ fn a_full_disk_stops_one_node_which_says_why_and_the_others_go_on() {
         "{} acknowledged grabs survived the full disk; caught up {caught_up:?} after the restart",
         sales.len()
     );
+}
+
+/// What `qiang raft status` says once every group has a quorum: a leader that was not answered for a moment says that it has none.
+fn status(cluster: &Cluster) -> Run {
+    wait_until(FAILS_OVER_WITHIN, "every group has a quorum", || {
+        let told = qiang(cluster, 1, &["raft", "status"]);
+        if told.code == Some(0) {
+            Ok(told)
+        } else {
+            Err(told.to_string())
+        }
+    })
 }

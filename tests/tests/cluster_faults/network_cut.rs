@@ -169,7 +169,10 @@ fn a_follower_cut_off_says_how_old_its_state_is_and_shows_it_only_when_asked_for
     });
     let began = Instant::now();
     cluster.network().isolate(4);
-    leading.grab("after", "bob").of("A", 1).granted();
+    leading
+        .grab("after", "bob")
+        .of("A", 1)
+        .granted_within(FAILS_OVER_WITHIN);
     let view = wait_until(FAILS_OVER_WITHIN, "it knows how long it is alone", || {
         let view = follower.get(stale).expect(200);
         let heard = view["stale"]["leader_heard_ms"].as_u64();
@@ -208,10 +211,10 @@ fn a_follower_cut_off_says_how_old_its_state_is_and_shows_it_only_when_asked_for
     );
 }
 
-/// The terms of all groups, added up.
-fn terms(cluster: &Cluster) -> u64 {
+/// The terms of all groups.
+fn terms(cluster: &Cluster) -> Vec<u64> {
     let term = |group: &Value| group["term"].as_u64().expect("a number");
-    groups(cluster, 1).iter().map(term).sum()
+    groups(cluster, 1).iter().map(term).collect()
 }
 
 #[test]
@@ -244,11 +247,18 @@ fn a_node_that_no_peer_can_call_unseats_no_leader() {
     cluster.settle();
     let (sold, failed) = buyers.stop();
     assert!(failed.is_empty(), "{failed:?}");
-    // A busy machine may have cost a leader or two; votes asked for in earnest would have cost each of them ten.
-    let elections = terms(&cluster) - before;
-    assert!(elections <= 17, "{elections} elections");
+    // A busy machine may cost a group its leader, and then another for it to lead as planned again; votes asked for in earnest
+    // would have cost each of them ten.
+    let now = terms(&cluster);
+    let elections: Vec<u64> = now
+        .iter()
+        .zip(before)
+        .map(|(now, then)| now - then)
+        .collect();
+    let most = elections.iter().max().expect("groups");
+    assert!(*most <= 6, "{elections:?} elections");
     cluster.has_all(&sold);
-    println!("{elections} elections while a node was deaf for {ALONE_MS} ms");
+    println!("{elections:?} elections while a node was deaf for {ALONE_MS} ms");
 }
 
 #[test]
@@ -279,7 +289,7 @@ fn a_leader_that_was_cut_off_and_leads_again_never_reads_what_it_had_before() {
             .node(2)
             .grab(&format!("o-{id}"), "alice")
             .of(id, 40)
-            .granted();
+            .granted_within(FAILS_OVER_WITHIN);
     }
     // All of it is over: from now on nobody may be shown more than what is left.
     let stop = AtomicBool::new(false);

@@ -45,7 +45,7 @@ fn dropped(node: &Node, bytes: &[u8]) -> (String, Vec<String>) {
 fn warnings(node: &Node) -> Vec<String> {
     let log = node.log();
     let is_warning = |line: &&str| line.contains("WARN") || line.contains("ERROR");
-    let is_other = |line: &&str| line.contains("peer::link") || line.contains("openraft::");
+    let is_other = |line: &&str| line.contains("peer::dialler") || line.contains("openraft::");
     let lines = log.lines().filter(is_warning);
     let own = lines.filter(|line| !is_other(line));
     own.map(str::to_owned).collect()
