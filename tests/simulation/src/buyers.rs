@@ -38,6 +38,8 @@ const LOOKS_EVERY_MS: u64 = 50;
 #[derive(Debug, Clone, Default)]
 pub struct Told {
     pub items: Vec<(PromotionId, u32)>,
+    /// Whose it is; all others share a pin and an address.
+    pub patron: Option<u8>,
     /// It expires soon unless it is paid.
     pub expires: bool,
     pub granted: Option<Granted>,
@@ -323,10 +325,14 @@ fn begin<'o>(stage: &Stage, order: &'o str) -> (Grabbing<'o>, Grab) {
         promotion_id: id.clone(),
         quantity: *quantity,
     };
+    let pin = told
+        .patron
+        .map_or("buyer".to_owned(), |patron| format!("patron-{patron}"));
+    let ip = 9 + told.patron.map_or(0, |patron| patron + 1);
     let request = Grab {
         order_id: order_id(order),
-        pin: Pin::new("buyer").expect("an id"),
-        ip: [203, 0, 113, 9].into(),
+        pin: Pin::new(&pin).expect("an id"),
+        ip: [203, 0, 113, ip].into(),
         channel: Channel::App,
         items: told.items.iter().map(item).collect::<Items>(),
     };
@@ -414,7 +420,7 @@ pub async fn cancel(stage: &Arc<Stage>, order: &str) {
 }
 
 /// Gives an order back, also if it was paid.
-async fn refund(stage: &Arc<Stage>, order: &str) {
+pub async fn refund(stage: &Arc<Stage>, order: &str) {
     stage.write(order, |told| told.refund.begin());
     let answer = give_back(stage, order, true).await;
     stage.write(order, |told| told.refund.end(answer.as_ref()));

@@ -23,6 +23,7 @@ use crate::doors::{self, KEEPERS};
 use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed};
 use crate::net::{Net, Quality};
+use crate::patrons::{self, PATRONS};
 use crate::readers::{self, Read};
 use crate::retention::Retention;
 use crate::shop::{self, Ledger, SHOPS};
@@ -281,6 +282,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     users.push(tokio::spawn(buyers::watch(stage.clone())));
     users.push(tokio::spawn(backup::run(stage.clone())));
     users.extend((0..SHOPS).map(|shop| tokio::spawn(shop::run(stage.clone(), shop))));
+    users.extend((0..PATRONS).map(|patron| tokio::spawn(patrons::run(stage.clone(), patron))));
     users.extend((0..KEEPERS).map(|keeper| tokio::spawn(doors::run(stage.clone(), keeper))));
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
     let mut faults = Faults::new(home);
