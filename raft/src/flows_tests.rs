@@ -2,17 +2,17 @@
 
 use bytes::Bytes;
 use openraft::entry::RaftEntry;
-use openraft::impls::leader_id_adv::LeaderId;
 use qiang_engine::routing::Sharing;
 use qiang_engine::{Tag, TryId};
-use qiang_storage::{GroupId, Identity, Options, Store};
+use qiang_storage::{GroupId, Store};
 use tempfile::TempDir;
 
 use super::*;
 use crate::log_store::encode_log_id;
 use crate::mailbox::Mailbox;
 use crate::options::Timing;
-use crate::types::{Entry, LogId, Payload, encode_entry};
+use crate::testing::{empty_store, log_id};
+use crate::types::{Entry, Payload, encode_entry};
 
 /// A log, and a reader of its only shard.
 struct Shelf {
@@ -23,13 +23,7 @@ struct Shelf {
 
 impl Shelf {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let identity = Identity::new("flows", 1, 16);
-        let options = Options {
-            wal_warm_bytes: 0,
-            ..Options::default()
-        };
-        let store = Store::open(dir.path(), &identity, &options).expect("an empty directory");
+        let (dir, store) = empty_store();
         let log = store.log(GroupId(0)).expect("a new log");
         let group = ShardGroup::new(0, Sharing::NONE, Mailbox::new(), Timing::default());
         Shelf {
@@ -84,16 +78,6 @@ impl Shelf {
         let page = self.reader.read(after, limit, |_| true).expect("flows");
         let place = |flow: &Flow| (flow.index, flow.cursor & LAST);
         (page.flows.iter().map(place).collect(), page.gap)
-    }
-}
-
-fn log_id(index: u64) -> LogId {
-    LogId {
-        leader_id: LeaderId {
-            term: 1,
-            node_id: 1,
-        },
-        index,
     }
 }
 

@@ -449,18 +449,10 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use openraft::Membership;
-    use openraft::impls::leader_id_adv::LeaderId;
 
     use super::*;
-    use crate::types::{LogId, NodeInfo, StoredMembership};
-
-    fn log_id(index: u64) -> LogId {
-        let leader_id = LeaderId {
-            term: 1,
-            node_id: 1,
-        };
-        LogId::new(leader_id, index)
-    }
+    use crate::testing::log_id;
+    use crate::types::{NodeInfo, StoredMembership};
 
     /// Whether a group is changing whose voters, these sets of them, are those of the entry at `at`.
     fn changing(sets: &[&[u64]], at: u64, committed: u64) -> bool {

@@ -41,6 +41,8 @@ mod snapshot;
 mod start;
 #[cfg(test)]
 mod storage_suite;
+#[cfg(test)]
+mod testing;
 mod types;
 pub mod world;
 

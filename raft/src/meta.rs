@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Cluster;
 use crate::snapshot::{self, SNAPSHOTS_KEPT, SnapshotFile};
 use crate::types::{LogId, Outcome, Payload, StoredMembership, TypeConfig};
-use crate::world::watch;
+use crate::world::{blocking, watch};
 
 /// Versions of the configuration that are kept for `history` and `rollback`.
 const HISTORY_MAX: usize = 100;
@@ -219,9 +219,14 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         meta: &SnapshotMetaOf<TypeConfig>,
         file: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let mut reader = snapshot::take_in(&self.log, &self.snapshots, &file)?;
-        let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut reader, &mut bytes)?;
+        let (log, snapshots) = (self.log.clone(), self.snapshots.clone());
+        let read = move || {
+            let mut bytes = Vec::new();
+            let mut reader = snapshot::take_in(&log, &snapshots, &file)?;
+            io::Read::read_to_end(&mut reader, &mut bytes)?;
+            Ok::<_, io::Error>(bytes)
+        };
+        let bytes = blocking(read).await??;
         self.applied = Applied {
             log_id: meta.last_log_id,
             membership: meta.last_membership.clone(),

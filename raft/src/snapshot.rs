@@ -77,7 +77,7 @@ pub fn fold_from(log: &GroupLog, snapshot: Option<u64>) -> io::Result<u64> {
     if first > after.unwrap_or(1) {
         let lacking = first - 1;
         return Err(io::Error::other(format!(
-            "no good snapshot reaches log index {lacking}, and the flows up to there were deleted by retention: \
+            "no good snapshot reaches log index {lacking}, and the flows up to there are not here any more: \
              restore a snapshot file of index {lacking} or above into the snapshot directory"
         )));
     }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::entry::RaftEntry;
-use openraft::impls::leader_id_adv::LeaderId;
 use openraft::storage::RaftStateMachine;
 use qiang_engine::promotion::{Counters, Promotion, Terms};
 use qiang_engine::{Batch, Place, PromotionId, Record, Tag, UnixMs};
-use qiang_storage::{Identity, Options, Store};
+use qiang_storage::Store;
 use tempfile::TempDir;
 
 use super::*;
 use crate::log_store::encode_log_id;
 use crate::mailbox::{LogEvent, Mailbox};
 use crate::shard_machine::ShardMachine;
+use crate::testing::{empty_store, log_id};
 use crate::types::{Entry, Payload, encode_entry};
 
 const GROUP: GroupId = GroupId(0);
@@ -30,13 +30,7 @@ struct Shelf {
 
 impl Shelf {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let identity = Identity::new("snapshot", 1, 1);
-        let options = Options {
-            wal_warm_bytes: 0,
-            ..Options::default()
-        };
-        let store = Store::open(dir.path(), &identity, &options).expect("an empty directory");
+        let (dir, store) = empty_store();
         Shelf {
             log: store.log(GROUP).expect("a new log"),
             snapshots: store.snapshots(GROUP),
@@ -72,16 +66,6 @@ impl Shelf {
         let mut reader = self.snapshots.open(index).expect("a snapshot");
         let state = load(&mut reader).expect("a state");
         state.shards[0].promotions().len()
-    }
-}
-
-fn log_id(index: u64) -> LogId {
-    LogId {
-        leader_id: LeaderId {
-            term: 1,
-            node_id: 1,
-        },
-        index,
     }
 }
 

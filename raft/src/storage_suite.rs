@@ -13,13 +13,14 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{OptionalSend, StorageError};
-use qiang_storage::{GroupId, GroupLog, Identity, Options, Store};
+use qiang_storage::{GroupId, GroupLog};
 use tempfile::TempDir;
 
 use crate::log_store::LogStore;
 use crate::mailbox::Mailbox;
 use crate::shard_machine::ShardMachine;
 use crate::snapshot::{SnapshotBuilder, SnapshotFile};
+use crate::testing::empty_store;
 use crate::types::{Entry, LogId, StoredMembership, TypeConfig, encode_entry};
 
 /// A shard's state machine whose log gets what is applied.
@@ -86,13 +87,7 @@ struct Builder;
 
 impl StoreBuilder<TypeConfig, LogStore, Logged, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Logged), StorageError<TypeConfig>> {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let identity = Identity::new("suite".to_owned(), 1, 16);
-        let options = Options {
-            wal_warm_bytes: 0,
-            ..Options::default()
-        };
-        let store = Store::open(dir.path(), &identity, &options).expect("an empty directory opens");
+        let (dir, store) = empty_store();
         let (under_test, replayed) = (GroupId(0), GroupId(1));
         let log = store.log(replayed).expect("a new group's log");
         let machine = ShardMachine {

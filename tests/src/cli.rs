@@ -79,6 +79,18 @@ fn slurp(file: &mut std::fs::File) -> String {
 }
 
 impl Run {
+    /// The run, if it ended well; otherwise what came of it, for waiting until it does.
+    ///
+    /// # Errors
+    /// The run as text.
+    pub fn if_ok(self) -> Result<Run, String> {
+        if self.code == Some(0) {
+            Ok(self)
+        } else {
+            Err(self.to_string())
+        }
+    }
+
     /// The output of a command that must have succeeded.
     #[track_caller]
     pub fn ok(&self) -> &str {

@@ -143,12 +143,7 @@ impl Demo {
     fn status(&self, id: usize, more: &[&str]) -> Run {
         let arguments = [&["status"], more].concat();
         wait_until(FAILS_OVER_WITHIN, "every group has a quorum", || {
-            let run = self.raft(id, &arguments);
-            if run.code == Some(0) {
-                Ok(run)
-            } else {
-                Err(run.to_string())
-            }
+            self.raft(id, &arguments).if_ok()
         })
     }
 

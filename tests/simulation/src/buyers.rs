@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use qiang_engine::command::{Code, Grab, Granted};
 use qiang_engine::order::{Item, Items, Order, OrderState, ReturnReason};
-use qiang_engine::promotion::Channel;
-use qiang_engine::{OrderId, Pin, PromotionId, Refusal};
+use qiang_engine::promotion::{Channel, PromotionView};
+use qiang_engine::{Command, OrderId, Pin, PromotionId, Refusal};
 use qiang_raft::world::Random;
 use qiang_server::service::{CancelOrder, Service};
 use rand::RngExt;
@@ -266,6 +266,18 @@ where
     sleep(Duration::from_micros(Random.random_range(50..500))).await;
     // What a process says as it dies is not heard.
     process.life.is_alive().then_some(answer)
+}
+
+/// Asks some node something of a promotion.
+pub async fn ask_of_promotion(
+    stage: &Arc<Stage>,
+    promotion: &PromotionId,
+    command: Command,
+) -> Option<Result<PromotionView, Refusal>> {
+    let id = promotion.clone();
+    let of_it = move |service: Service| async move { service.promotion(&id, command).await };
+    let answer = ask(stage, of_it).await?;
+    Some(answer.map(|(view, _)| view))
 }
 
 /// Grabs an order, for the first time or again; whether the answer is definite.

@@ -12,12 +12,11 @@ use qiang_engine::command::{Code, Granted};
 use qiang_engine::promotion::Terms;
 use qiang_engine::{Command, PromotionId, Refusal};
 use qiang_raft::world::Random;
-use qiang_server::service::Service;
 use rand::RngExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::buyers::{Asked, answer_to_grab, ask, cancel, confirm, short};
+use crate::buyers::{Asked, answer_to_grab, ask_of_promotion, cancel, confirm, short};
 use crate::story::Stage;
 
 /// Keepers at a time.
@@ -103,15 +102,10 @@ async fn create(stage: &Arc<Stage>, door: &Door) -> bool {
         quantity: UNITS,
         terms: Box::new(Terms::default()),
     };
-    matches!(tell(stage, door, create).await, Some(Ok(())))
-}
-
-/// Asks something of a promotion.
-async fn tell(stage: &Arc<Stage>, door: &Door, command: Command) -> Option<Result<(), Refusal>> {
-    let id = door.promotion.clone();
-    let ask_of = move |service: Service| async move { service.promotion(&id, command).await };
-    let answer = ask(stage, ask_of).await?;
-    Some(answer.map(drop))
+    matches!(
+        ask_of_promotion(stage, &door.promotion, create).await,
+        Some(Ok(_))
+    )
 }
 
 /// Changes a promotion until it is deleted, or it is not known what it is.
@@ -142,7 +136,7 @@ async fn keep(stage: &Arc<Stage>, door: &Door) {
         let mut asked = Asked::default();
         asked.begin();
         door.note(|known| known.is = None);
-        let answer = tell(stage, door, change).await;
+        let answer = ask_of_promotion(stage, &door.promotion, change).await;
         asked.end(answer.as_ref());
         stage.trace.note(format_args!(
             "{} {after:?} -> {}",

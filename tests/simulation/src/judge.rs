@@ -1,6 +1,6 @@
 //! What must hold: after every event among the nodes that run, and in the end everywhere and for every order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,7 +216,9 @@ fn difference(one: &Shard, other: &Shard) -> String {
     }
     let told = |shard: &Shard| {
         let tries = shard.undone_tries();
-        (shard.promotions().to_vec(), tries, shard.untold().count())
+        let units: BTreeSet<_> = shard.pin_units().collect();
+        let untold = shard.untold().count();
+        (shard.promotions().to_vec(), tries, units, untold)
     };
     format!("{:?} and {:?}", told(one), told(other))
 }
@@ -260,18 +262,21 @@ fn part(
     })
 }
 
+/// What the shards hold of each item of an order.
+fn parts(shards: &[Shard], order: &str, told: &Told) -> Result<Vec<Part>, String> {
+    let items = told.items.iter();
+    items
+        .map(|(id, quantity)| part(shards, order, id, *quantity))
+        .collect()
+}
+
 fn judge_order(
     shards: &[Shard],
     order: &str,
     told: &Told,
     may_be_gone: bool,
 ) -> Result<(), String> {
-    let parts: Result<Vec<Part>, String> = told
-        .items
-        .iter()
-        .map(|(id, quantity)| part(shards, order, id, *quantity))
-        .collect();
-    let parts = parts?;
+    let parts = parts(shards, order, told)?;
     if may_be_gone && parts.iter().all(|part| *part == Part::Nothing) {
         return Ok(());
     }
@@ -334,11 +339,7 @@ pub fn judge_backup(stage: &Stage, shards: &[Shard], before: &Book) {
 }
 
 fn judge_backed_up(shards: &[Shard], order: &str, before: &Told, now: &Told) -> Result<(), String> {
-    let items = before.items.iter();
-    let parts: Result<Vec<Part>, String> = items
-        .map(|(id, quantity)| part(shards, order, id, *quantity))
-        .collect();
-    let parts = parts?;
+    let parts = parts(shards, order, before)?;
     // The shard of the first item decides.
     let Some(decided) = parts.first() else {
         return Ok(());

@@ -74,7 +74,8 @@ impl Machine {
     pub fn new(
         id: u64,
         dc: &'static str,
-        (sharing, retention): (Sharing, Retention),
+        sharing: Sharing,
+        retention: Retention,
         speed: u64,
         home: &Path,
         began: Instant,

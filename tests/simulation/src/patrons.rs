@@ -11,11 +11,10 @@ use qiang_engine::command::{Code, Granted};
 use qiang_engine::promotion::{Limits, Terms};
 use qiang_engine::{Command, PromotionId, Refusal};
 use qiang_raft::world::Random;
-use qiang_server::service::Service;
 use rand::RngExt;
 use tokio::time::sleep;
 
-use crate::buyers::{answer_to_grab, ask, confirm, refund, short};
+use crate::buyers::{answer_to_grab, ask_of_promotion, confirm, refund, short};
 use crate::story::Stage;
 
 /// Patrons at a time: two by themselves, and two and two who may want the last units of the same promotion.
@@ -99,7 +98,7 @@ pub async fn run(stage: Arc<Stage>, patron: u8) {
                     told.items.push((promotion.clone(), units));
                     told.patron = Some(patron);
                 });
-                grab(&stage, &mut holdings, order, (units, few)).await;
+                grab(&stage, &mut holdings, order, units, few).await;
             }
         }
     }
@@ -120,17 +119,13 @@ async fn create(stage: &Arc<Stage>, promotion: &PromotionId, few: bool, by_pin: 
         quantity: if few { FEW } else { MANY },
         terms: Box::new(terms),
     };
-    let id = promotion.clone();
-    let ask_of = move |service: Service| async move { service.promotion(&id, create).await };
-    matches!(ask(stage, ask_of).await, Some(Ok(_)))
+    matches!(
+        ask_of_promotion(stage, promotion, create).await,
+        Some(Ok(_))
+    )
 }
 
-async fn grab(
-    stage: &Arc<Stage>,
-    holdings: &mut Holdings,
-    order: String,
-    (units, few): (u32, bool),
-) {
+async fn grab(stage: &Arc<Stage>, holdings: &mut Holdings, order: String, units: u32, few: bool) {
     let answer = answer_to_grab(stage, &order).await;
     if let Some(answer) = &answer
         && !holdings.explain(units, answer, few)

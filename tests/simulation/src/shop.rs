@@ -15,7 +15,7 @@ use qiang_server::service::{ConfigRefusal, ConfigVersion, Service};
 use rand::RngExt;
 use tokio::time::sleep;
 
-use crate::buyers::ask;
+use crate::buyers::{ask, ask_of_promotion};
 use crate::story::Stage;
 
 /// Shops at a time.
@@ -81,19 +81,10 @@ async fn create(stage: &Arc<Stage>, shop: u32) -> bool {
         quantity: 0,
         terms: Box::new(Terms::default()),
     };
-    matches!(tell(stage, shop, create).await, Some(Ok(_)))
-}
-
-/// Asks something of a shop's promotion.
-async fn tell(
-    stage: &Arc<Stage>,
-    shop: u32,
-    command: Command,
-) -> Option<Result<PromotionView, Refusal>> {
-    let id = promotion(shop);
-    let ask_of = move |service: Service| async move { service.promotion(&id, command).await };
-    let answer = ask(stage, ask_of).await?;
-    Some(answer.map(|(view, _)| view))
+    matches!(
+        ask_of_promotion(stage, &promotion(shop), create).await,
+        Some(Ok(_))
+    )
 }
 
 async fn add(stage: &Arc<Stage>, shop: u32, units: u64) {
@@ -109,7 +100,7 @@ async fn add(stage: &Arc<Stage>, shop: u32, units: u64) {
         promotion_id: promotion(shop),
         change: Box::new(change),
     };
-    let answer = tell(stage, shop, change).await;
+    let answer = ask_of_promotion(stage, &promotion(shop), change).await;
     let told = match &answer {
         Some(Ok(_)) => {
             known(|additions, units| additions.done |= units);
@@ -131,7 +122,7 @@ async fn look(stage: &Arc<Stage>, shop: u32) {
     let read = Command::GetPromotion {
         promotion_id: promotion(shop),
     };
-    let answer = tell(stage, shop, read).await;
+    let answer = ask_of_promotion(stage, &promotion(shop), read).await;
     judge_view(stage, shop, answer);
 }
 

@@ -106,7 +106,7 @@ impl Stage {
     ) -> Arc<Self> {
         let (sharing, began) = (sharing(), Instant::now());
         let machine = |(id, dc): (u64, &'static str)| {
-            let machine = Machine::new(id, dc, (sharing, retention), speed(id), home, began);
+            let machine = Machine::new(id, dc, sharing, retention, speed(id), home, began);
             (id, machine)
         };
         Arc::new(Stage {
@@ -672,8 +672,9 @@ impl<'a> Faults<'a> {
         self.guest = Some(id);
         let dc = if id.is_multiple_of(2) { "a" } else { "b" };
         stage.trace.note(format_args!("{id} joins"));
-        let shaped = (stage.sharing, stage.retention);
-        let machine = Machine::new(id, dc, shaped, any_speed(), self.home, stage.began);
+        let (sharing, retention) = (stage.sharing, stage.retention);
+        let speed = any_speed();
+        let machine = Machine::new(id, dc, sharing, retention, speed, self.home, stage.began);
         lock(&stage.machines).insert(id, machine);
         stage.start(id, false).await;
         if let Some(process) = stage.any_process() {

@@ -188,11 +188,6 @@ fn a_full_disk_stops_one_node_which_says_why_and_the_others_go_on() {
 /// What `qiang raft status` says once every group has a quorum: a leader that was not answered for a moment says that it has none.
 fn status(cluster: &Cluster) -> Run {
     wait_until(FAILS_OVER_WITHIN, "every group has a quorum", || {
-        let told = qiang(cluster, 1, &["raft", "status"]);
-        if told.code == Some(0) {
-            Ok(told)
-        } else {
-            Err(told.to_string())
-        }
+        qiang(cluster, 1, &["raft", "status"]).if_ok()
     })
 }
