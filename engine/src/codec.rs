@@ -4,6 +4,8 @@
 //! Invariant: bytes written by any released version decode to the same value for ever; the golden
 //! files under `engine/tests/golden` hold one of each.
 
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -39,9 +41,20 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard()
 }
 
+/// Where encoded bytes go.
+struct Out<'a>(&'a mut Vec<u8>);
+
+impl Writer for Out<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
 /// Appends `value` to `out`, without a version byte: for values inside an encoding that has one.
 pub fn put<T: Serialize>(value: &T, out: &mut Vec<u8>) {
-    bincode::serde::encode_into_std_write(value, out, config())
+    bincode::serde::encode_into_writer(value, Out(out), config())
         .expect("writing to memory does not fail, and no stored type has a map of unknown length");
 }
 

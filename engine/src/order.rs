@@ -20,6 +20,14 @@ pub struct Item {
 /// The items of a grab; most have one.
 pub type Items = SmallVec<[Item; 1]>;
 
+/// The same items once more. `clone` does it with a loop, even for one.
+pub(crate) fn copy_of(items: &Items) -> Items {
+    match items.as_slice() {
+        [one] => Items::from_buf([one.clone()]),
+        _ => items.clone(),
+    }
+}
+
 /// A granted item, with what remained right after it was granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantedItem {

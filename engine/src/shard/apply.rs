@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::moves::{NewOrder, Units};
-use super::orders::Line;
+use super::orders::{Line, stored_remaining};
 use super::{Shard, digest};
 use crate::ids::{OrderId, Place, PromotionId, TryId, UnixMs};
 use crate::order::{CartPart, CartRole, GrantedItem, Order, OrderState, ReturnReason, Told};
@@ -282,9 +282,7 @@ impl Shard {
     // Orders: a grant and its inverse.
 
     fn grant(&mut self, granted: &Granted) -> Result<(), ApplyError> {
-        if self.order_slot(&granted.order_id).is_some() {
-            return Err(ApplyError::OrderThere(granted.order_id.clone()));
-        }
+        let vacancy = self.vacancy(&granted.order_id)?;
         let mut lines = smallvec::SmallVec::<[Line; 1]>::new();
         for item in &granted.items {
             let number = self.number(&item.promotion_id)?;
@@ -293,12 +291,13 @@ impl Shard {
             lines.push(Line {
                 promotion: number,
                 quantity: item.quantity,
-                remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+                remaining: stored_remaining(remaining),
                 ..Line::default()
             });
         }
         let order = NewOrder {
             order_id: &granted.order_id,
+            vacancy,
             buyer: Some((&granted.pin, granted.ip, granted.channel)),
             granted_at: granted.at,
             pay_within_ms: granted.pay_within_ms,
@@ -309,7 +308,7 @@ impl Shard {
             },
             cart: granted.cart.as_deref(),
         };
-        self.put_order(&order, &mut lines);
+        self.put_order(order, &mut lines);
         Ok(())
     }
 
@@ -379,22 +378,21 @@ impl Shard {
             ReturnedFrom::Tentative => OrderState::Tentative,
             ReturnedFrom::Confirmed { at } => OrderState::Confirmed { at: *at },
             ReturnedFrom::Unknown { promotion_id } => {
-                if self.order_slot(order_id).is_some() {
-                    return Err(ApplyError::OrderThere(order_id.clone()));
-                }
+                let vacancy = self.vacancy(order_id)?;
                 let line = Line {
                     promotion: self.number(promotion_id)?,
                     ..Line::default()
                 };
                 let tombstone = NewOrder {
                     order_id,
+                    vacancy,
                     buyer: None,
                     granted_at: at,
                     pay_within_ms: 0,
                     state: returned,
                     cart: None,
                 };
-                self.put_order(&tombstone, &mut [line]);
+                self.put_order(tombstone, &mut [line]);
                 return Ok(());
             }
         };

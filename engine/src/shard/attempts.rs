@@ -84,6 +84,11 @@ impl Attempts {
         self.count.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// A word of them, for the memory alone.
+    pub(super) fn look(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     fn started_at(&self) -> UnixMs {
         UnixMs(self.window_started_at.load(Ordering::Acquire))
     }

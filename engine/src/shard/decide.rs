@@ -3,13 +3,15 @@
 //! The checks of a grab run in the order of the public contract, item by item in the order given:
 //! the promotion's state, channel and rate, then the order id, then the limits, then what remains.
 
-use super::orders::Line;
+use super::orders::{Line, stored_remaining};
 use super::{Moment, Shard, ip_bytes};
 use crate::command::{Answer, Code, Command, Grab, Granted, Rejection};
 use crate::early::closed_to;
 use crate::ids::{PromotionId, UnixMs};
 use crate::limits::{ORDERS_MAX, PAYMENT_TIMEOUT_MS_MAX};
-use crate::order::{CartPart, CartRole, GrantedItems, Item, Items, OrderState, ReturnReason};
+use crate::order::{
+    CartPart, CartRole, GrantedItem, GrantedItems, Item, Items, OrderState, ReturnReason, copy_of,
+};
 use crate::promotion::Promotion;
 use crate::record::{self, Record, ReturnedFrom};
 
@@ -52,7 +54,7 @@ pub(super) fn grant_record(
         pin: grab.pin.clone(),
         ip: grab.ip,
         channel: grab.channel,
-        items: grab.items.clone(),
+        items: copy_of(&grab.items),
         at: moment.now,
         pay_within_ms: u32::try_from(pay_within_ms).expect("the longest timeout fits 32 bits"),
         cart,
@@ -137,14 +139,13 @@ impl Shard {
             Record::PromotionClosed { promotion_id, .. } => {
                 self.answer_about(promotion_id, false, moment)
             }
-            Record::Granted(record::Granted { order_id, .. }) | Record::Sealed { order_id, .. } => {
-                match command {
-                    Command::Follow { .. } => Answer::Done,
-                    _ => self
-                        .order_slot(order_id)
-                        .map_or(Answer::Done, |slot| self.granted_answer(slot, false)),
-                }
-            }
+            Record::Granted(granted) => Answer::Granted(self.just_granted(granted)),
+            Record::Sealed { order_id, .. } => match command {
+                Command::Follow { .. } => Answer::Done,
+                _ => self
+                    .order_slot(order_id)
+                    .map_or(Answer::Done, |slot| self.granted_answer(slot, false)),
+            },
             Record::Confirmed { order_id, .. } | Record::Returned { order_id, .. } => match command
             {
                 Command::Follow { .. } => Answer::Done,
@@ -374,6 +375,29 @@ impl Shard {
 
     pub(super) fn order_answer(&self, slot: u32) -> Answer {
         Answer::Order(Box::new(self.order_at(slot)))
+    }
+
+    /// What the grab that was granted and applied last is answered: the same as [`Shard::granted_answer`] says of its order.
+    fn just_granted(&self, granted: &record::Granted) -> Granted {
+        let granted_item = |item: &Item| {
+            let promotion = self.promotion(&item.promotion_id);
+            let remaining = promotion.map_or(0, |promotion| promotion.counters.remaining);
+            GrantedItem {
+                promotion_id: item.promotion_id.clone(),
+                quantity: item.quantity,
+                remaining: u64::from(stored_remaining(remaining)),
+            }
+        };
+        let items = match granted.items.as_slice() {
+            [one] => GrantedItems::from_buf([granted_item(one)]),
+            items => items.iter().map(granted_item).collect(),
+        };
+        Granted {
+            order_id: granted.order_id.clone(),
+            replayed: false,
+            pay_by: granted.at.plus_ms(u64::from(granted.pay_within_ms)),
+            items,
+        }
     }
 
     /// What a grab is answered: for a cart at home, once it is sealed, the whole order.

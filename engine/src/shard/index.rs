@@ -9,8 +9,8 @@
 //!
 //! Invariant: a part is sorted by tag, and there is no gap between an entry and its home.
 
-/// Parts of one index.
-const PARTS: usize = 256;
+/// Parts of an index of many keys.
+pub(super) const PARTS: usize = 256;
 
 /// Places behind the last home, for entries pushed right.
 const SPILL: usize = 16;
@@ -19,7 +19,7 @@ const SPILL: usize = 16;
 const HOMES_MIN: usize = 16;
 
 /// Cache lines from an entry's home on that a search or an insertion most often looks at.
-pub(super) const LINES_AHEAD: usize = 2;
+const LINES_AHEAD: usize = 2;
 
 /// An unoccupied place. No tag is greater than a gap's, and no entry equals it: slots are below
 /// `u32::MAX`.
@@ -29,6 +29,13 @@ const GAP: u64 = u64::MAX;
 #[derive(Debug, Clone)]
 pub(super) struct Index {
     parts: Vec<Part>,
+}
+
+/// Where a key that is not in an index would be put in.
+#[derive(Debug)]
+pub(super) struct Vacancy {
+    hash: u64,
+    place: usize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -56,53 +63,104 @@ fn entry_of(hash: u64, slot: u32) -> u64 {
     hash >> 32 << 32 | u64::from(slot)
 }
 
-/// The part of a hash, by its lower bits. The last part gets twice the share of the first, and the ones
+/// The part of a hash among so many, by its lower bits. The last part gets twice the share of the first, and the ones
 /// between evenly spread shares: so parts grow one after another, and the memory that one leaves the next
 /// one takes.
-fn part_of(hash: u64) -> usize {
+fn part_of(hash: u64, parts: usize) -> usize {
     let share = hash & 0xffff;
     let bent = share + ((share * (0x1_0000 - share)) >> 16) / 3;
-    usize::try_from((bent * PARTS as u64) >> 16).expect("few parts")
+    usize::try_from((bent * parts as u64) >> 16).expect("few parts")
+}
+
+/// A search for a key, by the part it leads to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Search<'a> {
+    part: &'a Part,
+    tag: u32,
+}
+
+impl Search<'_> {
+    /// Looks at the part, which says where its entries are.
+    pub(super) fn look_at_part(self) -> u64 {
+        self.part.homes as u64
+    }
+
+    /// Looks at the entries that the search, or an insertion, most often looks at.
+    pub(super) fn look_at_entries(self) -> u64 {
+        const LINE_ENTRIES: usize = 64 / size_of::<u64>();
+        let home = self.part.home(self.tag);
+        let word = |line| self.part.entries.get(home + line * LINE_ENTRIES);
+        (0..LINES_AHEAD)
+            .filter_map(word)
+            .fold(0, |all, word| all ^ word)
+    }
 }
 
 impl Index {
-    pub(super) fn new() -> Self {
+    /// An empty index of so many parts, 1 to [`PARTS`].
+    pub(super) fn new(parts: usize) -> Self {
         Index {
-            parts: vec![Part::default(); PARTS],
+            parts: vec![Part::default(); parts],
         }
     }
 
     /// The slot with this hash for which `is` holds.
     pub(super) fn find(&self, hash: u64, is: impl FnMut(u32) -> bool) -> Option<u32> {
-        let part = &self.parts[part_of(hash)];
-        part.find(tag_of_hash(hash), is)
-            .map(|place| slot_of(part.entries[place]))
+        self.find_or_vacancy(hash, is).ok()
     }
 
-    /// A word of each cache line that a search for this hash, or an insertion, most often looks at: [`LINES_AHEAD`] of them.
-    pub(super) fn ahead(&self, hash: u64) -> [Option<&u64>; LINES_AHEAD] {
-        const LINE_ENTRIES: usize = 64 / size_of::<u64>();
-        let part = &self.parts[part_of(hash)];
-        let home = part.home(tag_of_hash(hash));
-        std::array::from_fn(|line| part.entries.get(home + line * LINE_ENTRIES))
+    /// The slot with this hash for which `is` holds, or where one would be put in.
+    pub(super) fn find_or_vacancy(
+        &self,
+        hash: u64,
+        is: impl FnMut(u32) -> bool,
+    ) -> Result<u32, Vacancy> {
+        let Search { part, tag } = self.search(hash);
+        match part.find(tag, is) {
+            Ok(place) => Ok(slot_of(part.entries[place])),
+            Err(place) => Err(Vacancy { hash, place }),
+        }
+    }
+
+    /// A search for the key of this hash, which has not looked at anything yet.
+    pub(super) fn search(&self, hash: u64) -> Search<'_> {
+        Search {
+            part: &self.parts[part_of(hash, self.parts.len())],
+            tag: tag_of_hash(hash),
+        }
     }
 
     /// Adds a slot whose key is not in the index.
     pub(super) fn insert(&mut self, hash: u64, slot: u32) {
-        let part = &mut self.parts[part_of(hash)];
+        let Search { part, tag } = self.search(hash);
+        let place = part.place(tag);
+        self.fill(Vacancy { hash, place }, slot);
+    }
+
+    /// Puts a slot where a search of its key ended. Nothing was put in or removed since.
+    pub(super) fn fill(&mut self, Vacancy { hash, mut place }: Vacancy, slot: u32) {
+        let part = self.part_mut(hash);
+        let entry = entry_of(hash, slot);
         if part.used * 8 >= part.homes * 7 {
             part.grow();
+            place = part.place(tag_of_hash(hash));
         }
-        while !part.insert(entry_of(hash, slot)) {
+        while !part.insert(place, entry) {
             part.grow();
+            place = part.place(tag_of_hash(hash));
         }
     }
 
     /// Removes a slot.
     pub(super) fn remove(&mut self, hash: u64, slot: u32) {
-        let part = &mut self.parts[part_of(hash)];
+        let part = self.part_mut(hash);
         let place = part.find(tag_of_hash(hash), |other| other == slot);
         part.remove(place.expect("every taken slot is in its index"));
+    }
+
+    fn part_mut(&mut self, hash: u64) -> &mut Part {
+        let parts = self.parts.len();
+        &mut self.parts[part_of(hash, parts)]
     }
 }
 
@@ -111,32 +169,27 @@ impl Part {
         usize::try_from((u64::from(tag) * self.homes as u64) >> 32).expect("less than all homes")
     }
 
-    /// The place of the entry with this tag for whose slot `is` holds.
-    fn find(&self, tag: u32, mut is: impl FnMut(u32) -> bool) -> Option<usize> {
-        let mut place = self.home(tag);
-        while let Some(entry) = self.entries.get(place) {
-            if tag_of(*entry) >= tag {
-                if tag_of(*entry) > tag || *entry == GAP {
-                    return None;
-                }
-                if is(slot_of(*entry)) {
-                    return Some(place);
-                }
+    /// The place of the entry with this tag for whose slot `is` holds, or else where an entry with this tag would be put in.
+    fn find(&self, tag: u32, mut is: impl FnMut(u32) -> bool) -> Result<usize, usize> {
+        let home = self.home(tag);
+        for (place, entry) in (home..).zip(&self.entries[home..]) {
+            if tag_of(*entry) > tag || *entry == GAP {
+                return Err(place);
             }
-            place += 1;
+            if tag_of(*entry) == tag && is(slot_of(*entry)) {
+                return Ok(place);
+            }
         }
-        None
+        Err(self.entries.len())
     }
 
-    /// Puts an entry behind all with a lesser tag and pushes the rest right, up to the next gap. False
-    /// if there is none.
-    fn insert(&mut self, entry: u64) -> bool {
-        let home = self.home(tag_of(entry));
-        // Among equal tags the order is that of slots; no one depends on it.
-        let Some(right) = self.entries[home..].iter().position(|other| *other > entry) else {
-            return false;
-        };
-        let place = home + right;
+    /// Where a further entry with this tag would be put in: behind all with a lesser or the same.
+    fn place(&self, tag: u32) -> usize {
+        self.find(tag, |_| false).unwrap_or_else(|place| place)
+    }
+
+    /// Puts an entry in at its place and pushes those there right, up to the next gap. False if there is none.
+    fn insert(&mut self, place: usize, entry: u64) -> bool {
         let Some(length) = self.entries[place..].iter().position(|other| *other == GAP) else {
             return false;
         };
@@ -186,7 +239,7 @@ mod tests {
 
     #[test]
     fn every_slot_is_found_until_it_is_removed() {
-        let mut index = Index::new();
+        let mut index = Index::new(PARTS);
         let mut slots: Vec<u32> = Vec::new();
         // Grows to 3,000 slots and shrinks again, removing from the middle.
         for turn in 0..9_000u32 {
@@ -212,7 +265,7 @@ mod tests {
 
     #[test]
     fn parts_stay_sorted_and_without_gaps_before_an_entry() {
-        let mut index = Index::new();
+        let mut index = Index::new(PARTS);
         for slot in 0..2_000 {
             index.insert(hash_of(slot), slot);
         }

@@ -29,6 +29,7 @@ mod tests;
 mod texts;
 mod usage;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ use crate::ids::{OrderId, Pin, PromotionId, TryId, UnixMs};
 use crate::order::{Buyer, CartPart, GrantedItem, Order};
 use crate::promotion::{Promotion, PromotionView};
 use crate::seen::Seen;
-use index::Index;
+use index::{Index, PARTS, Vacancy};
 use orders::{Deadlines, Line, OrderSlot};
 use slab::Slab;
 use texts::Texts;
@@ -59,6 +60,8 @@ pub struct Shard {
     promotions: Vec<Promotion>,
     promotion_names: BTreeMap<PromotionId, u32>,
     promotion_index: Index,
+    /// The number found last: a grab looks for its promotion to be decided, counted and applied.
+    latest_promotion: Cell<u32>,
     /// By number of the promotion. A clone of the shard shares them.
     attempts: Vec<Arc<Attempts>>,
     /// By number of the promotion: what readers are shown of it, once it was committed. A clone of the shard shares them.
@@ -94,14 +97,15 @@ impl Shard {
             hasher: KeyHasher::new(hash_seed),
             promotions: Vec::new(),
             promotion_names: BTreeMap::new(),
-            promotion_index: Index::new(),
+            promotion_index: Index::new(1),
+            latest_promotion: Cell::new(0),
             attempts: Vec::new(),
             shown: Vec::new(),
             touched: Vec::new(),
             is_touched: Vec::new(),
             texts: Texts::new(),
             orders: Slab::new(),
-            order_index: Index::new(),
+            order_index: Index::new(PARTS),
             more_lines: FxHashMap::default(),
             carts: FxHashMap::default(),
             untold: BTreeSet::new(),
@@ -213,15 +217,27 @@ impl Shard {
     }
 
     fn promotion_number(&self, promotion_id: &PromotionId) -> Option<u32> {
+        let is = |number: u32| {
+            let promotion = self.promotions.get(number as usize);
+            promotion.is_some_and(|promotion| promotion.id == *promotion_id)
+        };
+        let latest = self.latest_promotion.get();
+        if is(latest) {
+            return Some(latest);
+        }
         let hash = self.hasher.hash(promotion_id.as_bytes());
-        self.promotion_index.find(hash, |number| {
-            self.promotions[number as usize].id == *promotion_id
-        })
+        let number = self.promotion_index.find(hash, is)?;
+        self.latest_promotion.set(number);
+        Some(number)
     }
 
     fn order_slot(&self, order_id: &OrderId) -> Option<u32> {
+        self.order_slot_or_vacancy(order_id).ok()
+    }
+
+    fn order_slot_or_vacancy(&self, order_id: &OrderId) -> Result<u32, Vacancy> {
         let hash = self.hasher.hash(order_id.as_bytes());
-        self.order_index.find(hash, |slot| {
+        self.order_index.find_or_vacancy(hash, |slot| {
             self.texts.get(self.orders.get(slot).id) == order_id.as_bytes()
         })
     }

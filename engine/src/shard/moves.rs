@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use super::apply::ApplyError;
-use super::orders::{Line, NONE, OrderSlot};
+use super::index::Vacancy;
+use super::orders::{Line, NONE, OrderSlot, stored_remaining};
 use super::{Shard, digest, ip_bytes, note_order};
 use crate::ids::{OrderId, Pin, UnixMs};
 use crate::order::{CartPart, CartRole, Order, OrderState};
@@ -13,6 +14,8 @@ use crate::promotion::Channel;
 /// What an order slot is made from.
 pub(super) struct NewOrder<'a> {
     pub(super) order_id: &'a OrderId,
+    /// Where its id goes in the index: see [`Shard::vacancy`].
+    pub(super) vacancy: Vacancy,
     /// Absent for a tombstone.
     pub(super) buyer: Option<(&'a Pin, IpAddr, Channel)>,
     pub(super) granted_at: UnixMs,
@@ -47,20 +50,19 @@ impl Units {
 impl Shard {
     /// Puts an order in as it was, without touching the counters of its promotions.
     pub(super) fn restore_order(&mut self, order: &Order) -> Result<(), ApplyError> {
-        if self.order_slot(&order.order_id).is_some() {
-            return Err(ApplyError::OrderThere(order.order_id.clone()));
-        }
+        let vacancy = self.vacancy(&order.order_id)?;
         let mut lines = smallvec::SmallVec::<[Line; 1]>::new();
         for item in &order.items {
             lines.push(Line {
                 promotion: self.number(&item.promotion_id)?,
                 quantity: item.quantity,
-                remaining: u32::try_from(item.remaining).unwrap_or(u32::MAX),
+                remaining: stored_remaining(item.remaining),
                 ..Line::default()
             });
         }
         let new = NewOrder {
             order_id: &order.order_id,
+            vacancy,
             buyer: order
                 .buyer
                 .as_ref()
@@ -71,12 +73,20 @@ impl Shard {
             state: order.state,
             cart: order.cart.as_deref(),
         };
-        self.put_order(&new, &mut lines);
+        self.put_order(new, &mut lines);
         Ok(())
     }
 
+    /// Where the id of a new order goes in the index.
+    pub(super) fn vacancy(&self, order_id: &OrderId) -> Result<Vacancy, ApplyError> {
+        match self.order_slot_or_vacancy(order_id) {
+            Ok(_) => Err(ApplyError::OrderThere(order_id.clone())),
+            Err(vacancy) => Ok(vacancy),
+        }
+    }
+
     /// Puts an order in, with the usage of its pin and ip, its deadline and its digest term.
-    pub(super) fn put_order(&mut self, new: &NewOrder<'_>, lines: &mut [Line]) {
+    pub(super) fn put_order(&mut self, new: NewOrder<'_>, lines: &mut [Line]) {
         if let Some(seen) = &self.seen {
             let buyer = new.buyer.map(|(pin, ip, _)| (pin, ip));
             note_order(seen, new.order_id, buyer);
@@ -109,8 +119,7 @@ impl Shard {
         if let Some(cart) = new.cart {
             self.carts.insert(slot, cart.clone());
         }
-        self.order_index
-            .insert(self.hasher.hash(new.order_id.as_bytes()), slot);
+        self.order_index.fill(new.vacancy, slot);
         if new.state.live() {
             self.count_usage(slot, true);
         }

@@ -33,6 +33,11 @@ pub(super) struct Line {
     pub(super) remaining: u32,
 }
 
+/// What a line keeps of the units that remained: more than fit are as many as fit.
+pub(super) fn stored_remaining(remaining: u64) -> u32 {
+    u32::try_from(remaining).unwrap_or(u32::MAX)
+}
+
 /// One order.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct OrderSlot {

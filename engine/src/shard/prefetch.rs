@@ -8,10 +8,11 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::index::LINES_AHEAD;
-use super::{Shard, ip_bytes};
+use super::index::Search;
+use super::{Attempts, Shard, ip_bytes};
 use crate::command::Command;
 use crate::ids::{OrderId, Pin, PromotionId};
+use crate::promotion::Promotion;
 use crate::record::Record;
 
 /// Commands or records whose memory is fetched together.
@@ -23,7 +24,8 @@ const GRAB_KEYS: usize = 3;
 /// Places in memory that will be looked at soon.
 #[derive(Debug)]
 pub struct Ahead<'a> {
-    tables: Vec<&'a u64>,
+    searches: Vec<Search<'a>>,
+    promotions: Vec<(&'a Promotion, &'a Attempts)>,
     filters: Vec<&'a AtomicU64>,
 }
 
@@ -31,7 +33,8 @@ impl Default for Ahead<'_> {
     /// None yet, with room for those of [`PREFETCH_MAX`] grabs of one item.
     fn default() -> Self {
         Ahead {
-            tables: Vec::with_capacity(LINES_AHEAD * GRAB_KEYS * PREFETCH_MAX),
+            searches: Vec::with_capacity(GRAB_KEYS * PREFETCH_MAX),
+            promotions: Vec::with_capacity(PREFETCH_MAX),
             filters: Vec::with_capacity(GRAB_KEYS * PREFETCH_MAX),
         }
     }
@@ -67,23 +70,21 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Looks at all of it.
+    /// Looks at all of it: at parts of indexes before their entries, since they say where those are.
     pub fn fetch(self) {
-        let tables = self.tables.iter().map(|place| **place);
+        let searches = || self.searches.iter().copied();
         let filters = self.filters.iter();
         let filters = filters.map(|place| place.load(Ordering::Relaxed));
-        black_box(tables.chain(filters).fold(0, |all, word| all ^ word));
+        look(searches().map(Search::look_at_part).chain(filters));
+        look(self.promotions.iter().map(|(promotion, attempts)| {
+            promotion.counters.remaining ^ promotion.terms.payment_timeout_ms ^ attempts.look()
+        }));
+        look(searches().map(Search::look_at_entries));
     }
 
     fn order(&mut self, shard: &'a Shard, order_id: &OrderId) {
         let hash = shard.hasher.hash(order_id.as_bytes());
-        self.words(shard.order_index.ahead(hash));
-    }
-
-    fn words(&mut self, words: [Option<&'a u64>; LINES_AHEAD]) {
-        for word in words.into_iter().flatten() {
-            self.tables.push(word);
-        }
+        self.searches.push(shard.order_index.search(hash));
     }
 
     fn grab<'p>(
@@ -98,8 +99,12 @@ impl<'a> Ahead<'a> {
         let (ip, bytes) = ip_bytes(ip);
         let ip = &ip[..bytes];
         for number in promotions.filter_map(|id| shard.promotion_number(id)) {
-            self.words(shard.pins.ahead(&shard.hasher, number, pin.as_bytes()));
-            self.words(shard.ips.ahead(&shard.hasher, number, ip));
+            let pin = shard.pins.search(&shard.hasher, number, pin.as_bytes());
+            let ip = shard.ips.search(&shard.hasher, number, ip);
+            self.searches.extend([pin, ip]);
+            let at = number as usize;
+            self.promotions
+                .push((&shard.promotions[at], &shard.attempts[at]));
         }
         if let Some(seen) = &shard.seen {
             for key in [seen.order(order_id), seen.pin(pin), seen.ip(ip)] {
@@ -109,4 +114,9 @@ impl<'a> Ahead<'a> {
             }
         }
     }
+}
+
+/// Has the processor load all of these words.
+fn look(words: impl Iterator<Item = u64>) {
+    black_box(words.fold(0, |all, word| all ^ word));
 }

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 
-use super::index::{Index, LINES_AHEAD};
+use super::index::{Index, PARTS, Search, Vacancy};
 use super::slab::Slab;
 use super::texts::{Text, Texts};
 
@@ -60,12 +60,12 @@ impl Usages {
     pub(super) fn new() -> Self {
         Usages {
             slots: Slab::new(),
-            index: Index::new(),
+            index: Index::new(PARTS),
         }
     }
 
-    fn find(&self, texts: &Texts, hash: u64, promotion: u32, key: &[u8]) -> Option<u32> {
-        self.index.find(hash, |slot| {
+    fn find(&self, texts: &Texts, hash: u64, promotion: u32, key: &[u8]) -> Result<u32, Vacancy> {
+        self.index.find_or_vacancy(hash, |slot| {
             let usage = self.slots.get(slot);
             usage.promotion == promotion && texts.get(usage.key) == key
         })
@@ -84,14 +84,9 @@ impl Usages {
             .map_or(0, |slot| self.slots.get(slot).units)
     }
 
-    /// What a search for `key` looks at: see [`Index::ahead`].
-    pub(super) fn ahead(
-        &self,
-        hasher: &KeyHasher,
-        promotion: u32,
-        key: &[u8],
-    ) -> [Option<&u64>; LINES_AHEAD] {
-        self.index.ahead(hasher.hash_in(promotion, key))
+    /// A search for `key`: see [`Index::search`].
+    pub(super) fn search(&self, hasher: &KeyHasher, promotion: u32, key: &[u8]) -> Search<'_> {
+        self.index.search(hasher.hash_in(promotion, key))
     }
 
     /// One more order refers to `key`; returns the entry's slot.
@@ -103,10 +98,13 @@ impl Usages {
         key: &[u8],
     ) -> u32 {
         let hash = hasher.hash_in(promotion, key);
-        if let Some(slot) = self.find(texts, hash, promotion, key) {
-            self.slots.get_mut(slot).orders += 1;
-            return slot;
-        }
+        let vacancy = match self.find(texts, hash, promotion, key) {
+            Ok(slot) => {
+                self.slots.get_mut(slot).orders += 1;
+                return slot;
+            }
+            Err(vacancy) => vacancy,
+        };
         let key = texts.insert(key);
         let slot = self.slots.insert(Usage {
             key,
@@ -114,7 +112,7 @@ impl Usages {
             units: 0,
             orders: 1,
         });
-        self.index.insert(hash, slot);
+        self.index.fill(vacancy, slot);
         slot
     }
 

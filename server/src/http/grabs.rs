@@ -14,7 +14,7 @@ use super::query::Query;
 use super::response::{Media, Outcome, Reply};
 
 /// Bytes of one result in the answer to a batch, roughly: what the buffer starts with.
-const RESULT_BYTES: usize = 192;
+const RESULT_BYTES: usize = 256;
 
 /// One grab.
 pub(super) async fn grab(http: &Http, query: Option<&str>, body: &[u8]) -> Outcome {

@@ -20,7 +20,7 @@ pub(super) fn read_grab(body: &[u8]) -> Option<GrabBody> {
 /// The grabs of the batch that `body` is.
 pub(super) fn read_batch(body: &[u8]) -> Option<Vec<GrabBody>> {
     let mut reader = Reader::of(body)?;
-    let mut grabs = Vec::new();
+    let mut grabs = Vec::with_capacity(BATCH_GRABS_MAX.min(body.len() / GRAB_BYTES_MIN));
     reader.take(b'{')?;
     if reader.text()? != "grabs" {
         return None;
@@ -33,6 +33,10 @@ pub(super) fn read_batch(body: &[u8]) -> Option<Vec<GrabBody>> {
     reader.take(b'}')?;
     reader.end(grabs)
 }
+
+/// Bytes of the shortest grab there can be, its ids of one byte each.
+const GRAB_BYTES_MIN: usize =
+    br#"{"order_id":"o","pin":"p","ip":"::","channel":"qq","items":[{"promotion_id":"P","quantity":1}]}"#.len();
 
 /// Digits of the greatest quantity.
 const DIGITS_MAX: usize = QUANTITY_MAX.ilog10() as usize + 1;
