@@ -180,7 +180,8 @@ impl Simulation {
         batcher.add_lazy(&mut gathered);
         let content = gathered.content;
         let wrote = batcher.write(gathered);
-        if operations.is_empty() && wrote == Ok(Wrote::Nothing) {
+        // Committed indexes that could not be written go on waiting, but there is nothing to be called back.
+        if operations.is_empty() && matches!(wrote, Ok(Wrote::Nothing) | Err(_)) {
             return None;
         }
         state.built += 1;

@@ -25,14 +25,17 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// One node at a time that may decide, equal digests at equal indexes, counters in balance, nobody stopped.
+    /// One node at a time that may decide, equal digests at equal indexes, counters in balance, nobody stopped whose disk takes
+    /// what it writes.
     ///
     /// openraft orders leaders by term and node, so one term may see two; but a lease only one has.
     pub fn look(&mut self, stage: &Stage) {
         let mut deciding: BTreeMap<String, (u64, qiang_raft::GroupStatus)> = BTreeMap::new();
         for (id, process) in stage.processes() {
             for group in process.node.group_statuses() {
-                if let Some(why) = &group.stopped {
+                if let Some(why) = &group.stopped
+                    && !stage.is_full(id)
+                {
                     stage.trace.violate(format_args!(
                         "node {id} stopped group {}: {why}",
                         group.group

@@ -55,6 +55,8 @@ pub struct Machine {
     disk: SimulatedDisk,
     /// How much longer each sync takes than usual, in microseconds.
     stall_us: Arc<AtomicU64>,
+    /// Whether nothing could be written since the process started, so that it may have given up.
+    is_full: bool,
     process: Option<Process>,
 }
 
@@ -91,6 +93,7 @@ impl Machine {
             dir: home.join(id.to_string()),
             disk: SimulatedDisk::new(),
             stall_us: Arc::default(),
+            is_full: false,
             process: None,
         }
     }
@@ -167,10 +170,23 @@ impl Machine {
         self.stall_us.store(by_us, Ordering::Relaxed);
     }
 
+    /// From now on nothing can be written, nor synced, until the process is gone and somebody has made space.
+    pub fn fill_disk(&mut self) {
+        self.is_full = true;
+        self.disk.set_full(true);
+    }
+
+    /// Whether the disk is full: groups that want to write stop.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     /// `kill -9`, or a power failure: of what was written and not synced, a prefix is left.
     pub fn crash(&mut self, net: &Net) {
         net.hang_up(self.id);
         self.stall_disk(Duration::ZERO);
+        self.is_full = false;
+        self.disk.set_full(false);
         if let Some(process) = self.process.take() {
             process.life.kill();
         }

@@ -148,6 +148,11 @@ impl Stage {
         running.collect()
     }
 
+    /// Whether the disk of a machine is full.
+    pub fn is_full(&self, id: u64) -> bool {
+        lock(&self.machines).get(&id).is_some_and(Machine::is_full)
+    }
+
     /// The processes of nodes that belong to the cluster, as whoever knows most of it says.
     pub fn members(&self) -> Vec<(u64, Process)> {
         let mut members = self.processes();
@@ -492,6 +497,8 @@ struct Faults<'a> {
     paused: BTreeMap<u64, Instant>,
     /// Machines whose disk hangs, and when they lose their power.
     stalled: BTreeMap<u64, Instant>,
+    /// Machines whose disk is full, and when somebody makes space and starts them again.
+    full: BTreeMap<u64, Instant>,
     healed_at: Instant,
     /// How far, in milliseconds, a clock has been ahead of the true time at most.
     furthest_ahead_ms: i64,
@@ -510,6 +517,7 @@ impl<'a> Faults<'a> {
             down: BTreeMap::new(),
             paused: BTreeMap::new(),
             stalled: BTreeMap::new(),
+            full: BTreeMap::new(),
             healed_at: Instant::now(),
             furthest_ahead_ms: 0,
             next_machine: 5,
@@ -572,7 +580,8 @@ impl<'a> Faults<'a> {
                 change(stage, ClusterChange::Drain { node_id: id, drain });
             }
             88..=91 => self.join_or_leave(stage).await,
-            92..=96 => self.stall(stage, id),
+            92..=94 => self.stall(stage, id),
+            95..=96 => self.fill(stage, id),
             _ => {}
         }
     }
@@ -582,6 +591,7 @@ impl<'a> Faults<'a> {
         self.down.is_empty()
             && self.paused.is_empty()
             && self.stalled.is_empty()
+            && self.full.is_empty()
             && self.healed_at <= Instant::now()
     }
 
@@ -602,6 +612,7 @@ impl<'a> Faults<'a> {
         stage.trace.note(format_args!("{id} crashes for {ms} ms"));
         self.paused.remove(&id);
         self.stalled.remove(&id);
+        self.full.remove(&id);
         stage.crash(id);
         self.down
             .insert(id, Instant::now() + Duration::from_millis(ms));
@@ -633,6 +644,22 @@ impl<'a> Faults<'a> {
             id,
             Instant::now() + Duration::from_millis(Random.random_range(20..300)),
         );
+    }
+
+    /// A disk becomes full, whatever waits to be synced there; its node goes on without what it wanted to write.
+    fn fill(&mut self, stage: &Arc<Stage>, id: u64) {
+        if self.down.contains_key(&id) {
+            return;
+        }
+        let ms = mostly_short_ms(20);
+        stage
+            .trace
+            .note(format_args!("the disk of {id} is full for {ms} ms"));
+        if let Some(machine) = lock(&stage.machines).get_mut(&id) {
+            machine.fill_disk();
+        }
+        self.full
+            .insert(id, Instant::now() + Duration::from_millis(ms));
     }
 
     fn isolate(&mut self, stage: &Arc<Stage>, id: u64) {
@@ -697,6 +724,9 @@ impl<'a> Faults<'a> {
         for id in take_over(&mut self.stalled, now) {
             self.crash_for(stage, id, Random.random_range(10..100));
         }
+        for id in take_over(&mut self.full, now) {
+            self.crash_for(stage, id, Random.random_range(10..100));
+        }
         for id in take_over(&mut self.down, now) {
             stage.trace.note(format_args!("{id} starts"));
             stage.start(id, false).await;
@@ -747,6 +777,7 @@ impl<'a> Faults<'a> {
         self.healed_at = now;
         self.paused.values_mut().for_each(|until| *until = now);
         self.stalled.values_mut().for_each(|until| *until = now);
+        self.full.values_mut().for_each(|until| *until = now);
         self.down.values_mut().for_each(|until| *until = now);
         stage.net.set_quality(Quality::GOOD);
         self.end_what_is_over(stage).await;
