@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::judge::judge_backup;
 use crate::machine::Process;
+use crate::partners;
 use crate::story::Stage;
 
 /// How often a backup is asked for once all is well.
@@ -45,6 +46,7 @@ pub async fn run(stage: Arc<Stage>) {
             continue;
         };
         let before = stage.book();
+        let looks = partners::begin_looks(&stage);
         let taken = timeout(PATIENCE, take(&process)).await;
         let taken = taken.unwrap_or_else(|_| Err("no answer".to_owned()));
         let what = match &taken {
@@ -54,7 +56,10 @@ pub async fn run(stage: Arc<Stage>) {
         stage.trace.note(format_args!("backup -> {what}"));
         let Ok(file) = taken else { continue };
         match read(&file, stage.sharing) {
-            Ok(saved) => judge_backup(&stage, &saved.shards, &before),
+            Ok(saved) => {
+                judge_backup(&stage, &saved.shards, &before);
+                partners::end_looks(&stage, looks, &saved.shards);
+            }
             Err(why) => stage.trace.violate(why),
         }
     }

@@ -13,6 +13,7 @@ use qiang_raft::{Flow, FlowError, FlowQuery};
 use crate::backup::{self, Saved};
 use crate::buyers::{Book, Told, order_id};
 use crate::machine::Process;
+use crate::partners;
 use crate::readers::{self, BEGINNING, Run};
 use crate::shop;
 use crate::story::Stage;
@@ -104,6 +105,9 @@ pub async fn judge_all(stage: &Arc<Stage>) {
     if let Err(why) = shop::judge(stage, added) {
         stage.trace.violate(why);
     }
+    if let Err(why) = partners::judge(stage, &shards) {
+        stage.trace.violate(why);
+    }
     for offer in &stage.offers {
         if let Err(why) = judge_offer(&shards, &offer.id, offer.quantity) {
             stage.trace.violate(format_args!("{}: {why}", offer.id));
@@ -192,6 +196,7 @@ fn judge_flows(stage: &Stage, number: u16, flows: &[Flow], is: &Shard) -> Result
         applied.map_err(|error| {
             format!("shard {number}: the flow {flow:?} does not follow: {error}")
         })?;
+        partners::note_applied(stage, &shard, &flow.record);
     }
     if shard != *is {
         return Err(format!(

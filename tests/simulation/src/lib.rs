@@ -5,7 +5,8 @@
 //! are late, lost, doubled and reordered, links are cut one way or both, processes are killed, stand still and
 //! start again, disks lose what was not synced, clocks jump, leaders are moved, nodes join and leave. Buyers
 //! (`buyers`, and many at once, `crowd`) grab, pay, cancel and repeat meanwhile; whether what they are refused can be true is known from what they asked for (`stock`).
-//! Shops (`shop`) add units and change the configuration, keepers stop and resume promotions (`doors`), patrons meet limits (`patrons`), somebody follows the flows of
+//! Shops (`shop`) add units and change the configuration, keepers stop and resume promotions (`doors`), partners change one promotion at once (`partners`) and what they
+//! are told has one order (`versions`), patrons meet limits (`patrons`), somebody follows the flows of
 //! each shard (`readers`), and an operator takes backups (`backup`). What is over may be forgotten soon (`retention`).
 //! The judge (`judge`) looks after every event and, when all is quiet again, at everything.
 //!
@@ -18,6 +19,7 @@ mod doors;
 mod judge;
 mod machine;
 mod net;
+mod partners;
 mod patrons;
 mod readers;
 mod retention;
@@ -26,6 +28,7 @@ mod shop;
 mod stock;
 mod story;
 mod trace;
+mod versions;
 
 use std::time::Duration;
 

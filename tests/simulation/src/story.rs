@@ -23,6 +23,7 @@ use crate::doors::{self, KEEPERS};
 use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed};
 use crate::net::{Net, Quality};
+use crate::partners::{self, FIRMS, Histories};
 use crate::patrons::{self, PATRONS};
 use crate::readers::{self, Read};
 use crate::retention::Retention;
@@ -84,6 +85,7 @@ pub struct Stage {
     book: Mutex<Book>,
     stock: Mutex<Stock>,
     ledger: Mutex<Ledger>,
+    histories: Mutex<Histories>,
     read: Mutex<Read>,
     /// Promotions that somebody asked to be deleted.
     doomed: Mutex<BTreeSet<PromotionId>>,
@@ -120,6 +122,7 @@ impl Stage {
             book: Mutex::default(),
             stock: Mutex::default(),
             ledger: Mutex::default(),
+            histories: Mutex::default(),
             read: Mutex::default(),
             doomed: Mutex::default(),
             latest: Mutex::default(),
@@ -193,6 +196,11 @@ impl Stage {
     /// What shops were told.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
+    }
+
+    /// What was asked and told of what partners keep.
+    pub fn histories(&self) -> MutexGuard<'_, Histories> {
+        lock(&self.histories)
     }
 
     /// What was read of each shard's flows.
@@ -289,6 +297,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     users.extend((0..SHOPS).map(|shop| tokio::spawn(shop::run(stage.clone(), shop))));
     users.extend((0..PATRONS).map(|patron| tokio::spawn(patrons::run(stage.clone(), patron))));
     users.extend((0..KEEPERS).map(|keeper| tokio::spawn(doors::run(stage.clone(), keeper))));
+    users.extend((0..FIRMS).map(|firm| tokio::spawn(partners::run(stage.clone(), firm))));
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
     let mut faults = Faults::new(home);
     let mut judge = Judge::default();
