@@ -26,7 +26,7 @@ use crate::meta::MetaState;
 use crate::world::random_u64;
 
 pub use format::{BackupError, Cut, Header, Reader, VERSION, Writer};
-pub use restore::{RestoreError, RestoreOptions, Restored, restore};
+pub use restore::{RestoreError, RestoreOptions, Restored, fill, restore};
 pub use take::{Backup, TakeError};
 
 /// Bytes read from a file at once.

@@ -109,7 +109,7 @@ pub fn restore(path: &Path, options: &RestoreOptions) -> Result<Restored, Restor
     let contents = inspect(path)?;
     let cluster_id = format!("{:016x}", random_u64());
     let place = Place::make(&options.data_dir)?;
-    fill(&place.unfinished(), path, &contents, &cluster_id, options)?;
+    make_store(&place.unfinished(), path, &contents, &cluster_id, options)?;
     place.finish()?;
     Ok(Restored {
         cluster_id,
@@ -117,8 +117,23 @@ pub fn restore(path: &Path, options: &RestoreOptions) -> Result<Restored, Restor
     })
 }
 
+/// Begins an empty store with the backup at `path`, as [`restore`] does in the directory that it makes. It waits until what it writes is
+/// synced, so a simulated store needs somebody else to do that meanwhile.
+///
+/// # Errors
+/// See [`RestoreError`].
+pub fn fill(
+    store: &Store,
+    path: &Path,
+    options: &RestoreOptions,
+) -> Result<Contents, RestoreError> {
+    let contents = inspect(path)?;
+    fill_store(store, path, &contents, options)?;
+    Ok(contents)
+}
+
 /// Makes a store in `dir` that begins with the backup.
-fn fill(
+fn make_store(
     dir: &Path,
     backup: &Path,
     contents: &Contents,

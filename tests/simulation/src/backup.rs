@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::judge::judge_backup;
 use crate::machine::Process;
 use crate::partners;
+use crate::restored::Kept;
 use crate::story::Stage;
 
 /// How often a backup is asked for once all is well.
@@ -59,6 +60,7 @@ pub async fn run(stage: Arc<Stage>) {
             Ok(saved) => {
                 judge_backup(&stage, &saved.shards, &before);
                 partners::end_looks(&stage, looks, &saved.shards);
+                stage.keep_backup(Kept { file, saved });
             }
             Err(why) => stage.trace.violate(why),
         }

@@ -90,14 +90,7 @@ pub async fn judge_all(stage: &Arc<Stage>) {
         Ok(shards) => shards,
         Err(why) => return stage.trace.violate(why),
     };
-    for (order, told) in stage.book() {
-        let may_be_gone = stage.may_be_forgotten(&told);
-        if let Err(why) = judge_order(&shards, &order, &told, may_be_gone) {
-            stage
-                .trace
-                .violate(format_args!("order {order} {why}; {told:?}"));
-        }
-    }
+    judge_orders(stage, &shards, stage.book().into_keys());
     let added = |id: &PromotionId| {
         let promotion = shards[usize::from(shard_of(id).0)].promotion(id)?;
         Some(promotion.counters.added)
@@ -108,9 +101,27 @@ pub async fn judge_all(stage: &Arc<Stage>) {
     if let Err(why) = partners::judge(stage, &shards) {
         stage.trace.violate(why);
     }
+    judge_offers(stage, &shards, "in the end");
+}
+
+/// Holds what there is against what buyers were told of these orders.
+pub fn judge_orders(stage: &Stage, shards: &[Shard], orders: impl IntoIterator<Item = String>) {
+    for order in orders {
+        let told = stage.told(&order);
+        let may_be_gone = stage.may_be_forgotten(&told);
+        if let Err(why) = judge_order(shards, &order, &told, may_be_gone) {
+            let trace = &stage.trace;
+            trace.violate(format_args!("order {order} {why}; {told:?}"));
+        }
+    }
+}
+
+/// Nothing is oversold, and every unit is accounted for.
+pub fn judge_offers(stage: &Stage, shards: &[Shard], place: &str) {
     for offer in &stage.offers {
-        if let Err(why) = judge_offer(&shards, &offer.id, offer.quantity) {
-            stage.trace.violate(format_args!("{}: {why}", offer.id));
+        if let Err(why) = judge_offer(shards, &offer.id, offer.quantity) {
+            let trace = &stage.trace;
+            trace.violate(format_args!("{} {place}: {why}", offer.id));
         }
     }
 }
@@ -233,7 +244,7 @@ fn difference(one: &Shard, other: &Shard) -> String {
 
 /// What one shard holds of an order's item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub enum Part {
     Nothing,
     Tentative,
     Held,
@@ -271,7 +282,7 @@ fn part(
 }
 
 /// What the shards hold of each item of an order.
-fn parts(shards: &[Shard], order: &str, told: &Told) -> Result<Vec<Part>, String> {
+pub fn parts(shards: &[Shard], order: &str, told: &Told) -> Result<Vec<Part>, String> {
     let items = told.items.iter();
     items
         .map(|(id, quantity)| part(shards, order, id, *quantity))
@@ -338,12 +349,7 @@ pub fn judge_backup(stage: &Stage, shards: &[Shard], before: &Book) {
             trace.violate(format_args!("order {order} in a backup {why}; {now:?}"));
         }
     }
-    for offer in &stage.offers {
-        if let Err(why) = judge_offer(shards, &offer.id, offer.quantity) {
-            let trace = &stage.trace;
-            trace.violate(format_args!("{} in a backup: {why}", offer.id));
-        }
-    }
+    judge_offers(stage, shards, "in a backup");
 }
 
 fn judge_backed_up(shards: &[Shard], order: &str, before: &Told, now: &Told) -> Result<(), String> {

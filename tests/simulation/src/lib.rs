@@ -7,7 +7,7 @@
 //! (`buyers`, and many at once, `crowd`) grab, pay, cancel and repeat meanwhile; whether what they are refused can be true is known from what they asked for (`stock`).
 //! Shops (`shop`) add units and change the configuration, keepers stop and resume promotions (`doors`), partners change one promotion at once (`partners`) and what they
 //! are told has one order (`versions`), patrons meet limits (`patrons`), somebody follows the flows of
-//! each shard (`readers`), and an operator takes backups (`backup`). What is over may be forgotten soon (`retention`).
+//! each shard (`readers`), and an operator takes backups (`backup`), the last of which is restored in the end (`restored`). What is over may be forgotten soon (`retention`).
 //! The judge (`judge`) looks after every event and, when all is quiet again, at everything.
 //!
 //! Invariant: the same seed gives the same trace.
@@ -22,6 +22,7 @@ mod net;
 mod partners;
 mod patrons;
 mod readers;
+mod restored;
 mod retention;
 mod schedule;
 mod shop;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use qiang_engine::routing::Sharing;
+use qiang_raft::backup::{RestoreOptions, fill};
 use qiang_raft::world::{Clock, Life, Random};
 use qiang_raft::{Begin, Node, NodeInfo, NodeOptions, Timing, World};
 use qiang_server::courier::run_courier;
@@ -103,25 +104,55 @@ impl Machine {
         self.process.as_ref()
     }
 
+    /// Puts a backup on a disk that is blank.
+    pub fn restore(&self, backup: &Path) -> Result<(), String> {
+        let store = self.open()?;
+        let options = RestoreOptions {
+            data_dir: self.dir.clone(),
+            node_id: self.id,
+            info: self.info(),
+            storage: storage(),
+        };
+        let filled = std::thread::scope(|scope| {
+            let filling = scope.spawn(|| fill(&store, backup, &options));
+            // It waits for the disk, which has no thread of its own here.
+            while !filling.is_finished() {
+                while let Some(written) = store.simulated_write() {
+                    store.simulated_sync(&written);
+                }
+                std::thread::yield_now();
+            }
+            filling.join().expect("a restore does not panic")
+        });
+        store.close();
+        filled
+            .map(drop)
+            .map_err(|error| format!("machine {}: {error}", self.id))
+    }
+
+    fn open(&self) -> Result<Store, String> {
+        let identity = Identity::new(CLUSTER, self.id, self.sharing.logs());
+        Store::open_simulated(&self.dir, &self.disk, &identity, &storage())
+            .map_err(|error| format!("machine {}: {error}", self.id))
+    }
+
+    fn info(&self) -> NodeInfo {
+        NodeInfo {
+            peer_address: Net::address(self.id),
+            http_address: format!("node-{}:7400", self.id),
+            dc: self.dc.to_owned(),
+            name: format!("node-{}", self.id),
+        }
+    }
+
     /// Starts a process on what is on the disk.
     pub async fn start(&mut self, net: &Net, bootstrap: bool) -> Result<(), String> {
-        let options = Options {
-            wal_warm_bytes: 0,
-            ..Options::default()
-        };
-        let identity = Identity::new(CLUSTER, self.id, self.sharing.logs());
-        let store = Store::open_simulated(&self.dir, &self.disk, &identity, &options)
-            .map_err(|error| format!("machine {}: {error}", self.id))?;
+        let store = self.open()?;
         let life = Life::default();
         life.spawn(run_disk(store.clone(), self.stall_us.clone()));
         let options = NodeOptions {
             node_id: self.id,
-            info: NodeInfo {
-                peer_address: Net::address(self.id),
-                http_address: format!("node-{}:7400", self.id),
-                dc: self.dc.to_owned(),
-                name: format!("node-{}", self.id),
-            },
+            info: self.info(),
             data_dir: self.dir.clone(),
             begin: if bootstrap {
                 Begin::Bootstrap
@@ -133,7 +164,7 @@ impl Machine {
             entries_kept: ENTRIES_KEPT,
             timing: self.timing,
             version: "simulated".to_owned(),
-            storage: options,
+            storage: storage(),
         };
         let world = World {
             dial: net.dialer(self.id),
@@ -192,6 +223,14 @@ impl Machine {
         }
         self.disk
             .crash(|unsynced| Random.random_range(0..=unsynced));
+    }
+}
+
+/// How every machine's store is opened.
+fn storage() -> Options {
+    Options {
+        wal_warm_bytes: 0,
+        ..Options::default()
     }
 }
 

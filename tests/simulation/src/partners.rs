@@ -322,15 +322,19 @@ pub fn note_applied(stage: &Stage, shard: &Shard, record: &Record) {
     made.for_each(|promotion| note(stage, promotion));
 }
 
+/// Notes what partners keep is in these shards.
+pub fn note_all(stage: &Stage, shards: &[Shard]) {
+    let kept: Vec<PromotionId> = stage.histories().keys().cloned().collect();
+    let there = kept.iter().filter_map(|id| kept_in(shards, id));
+    there.for_each(|promotion| note(stage, promotion));
+}
+
 /// Holds everything that was told against what there is in the end.
 pub fn judge(stage: &Stage, shards: &[Shard]) -> Result<(), String> {
+    note_all(stage, shards);
     let kept: Vec<PromotionId> = stage.histories().keys().cloned().collect();
     for id in kept {
-        let is = kept_in(shards, &id);
-        if let Some(promotion) = is {
-            note(stage, promotion);
-        }
-        let last = is.map_or(0, |promotion| promotion.version);
+        let last = kept_in(shards, &id).map_or(0, |promotion| promotion.version);
         let judged = history(stage, &id, |history| history.judge(last));
         judged.map_err(|why| format!("{id}: {why}"))?;
     }

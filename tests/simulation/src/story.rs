@@ -26,6 +26,7 @@ use crate::net::{Net, Quality};
 use crate::partners::{self, FIRMS, Histories};
 use crate::patrons::{self, PATRONS};
 use crate::readers::{self, Read};
+use crate::restored::{self, Kept};
 use crate::retention::Retention;
 use crate::shop::{self, Ledger, SHOPS};
 use crate::stock::Stock;
@@ -39,7 +40,7 @@ const SETTLE_WITHIN: Duration = Duration::from_mins(1);
 
 /// How long carts may take to be decided everywhere once all is healed: until units that were set aside last are asked
 /// about, and one more question should the first be lost.
-const CARTS_WITHIN: Duration = Duration::from_millis(TENTATIVE_MS_MAX + 3_000);
+pub const CARTS_WITHIN: Duration = Duration::from_millis(TENTATIVE_MS_MAX + 3_000);
 
 /// Faults come in bursts of so many at most, so that one meets what another has left.
 const BURST_FAULTS_MAX: u32 = 5;
@@ -87,6 +88,8 @@ pub struct Stage {
     ledger: Mutex<Ledger>,
     histories: Mutex<Histories>,
     read: Mutex<Read>,
+    /// What an operator took last.
+    last_backup: Mutex<Option<Kept>>,
     /// Promotions that somebody asked to be deleted.
     doomed: Mutex<BTreeSet<PromotionId>>,
     /// The orders of which buyers were told last.
@@ -124,6 +127,7 @@ impl Stage {
             ledger: Mutex::default(),
             histories: Mutex::default(),
             read: Mutex::default(),
+            last_backup: Mutex::default(),
             doomed: Mutex::default(),
             latest: Mutex::default(),
             quiet: AtomicBool::new(false),
@@ -208,6 +212,16 @@ impl Stage {
         lock(&self.read)
     }
 
+    /// Puts a backup in the place of the one that was taken before.
+    pub fn keep_backup(&self, backup: Kept) {
+        *lock(&self.last_backup) = Some(backup);
+    }
+
+    /// The backup that was taken last.
+    pub fn take_last_backup(&self) -> Option<Kept> {
+        lock(&self.last_backup).take()
+    }
+
     /// Notes that a promotion is about to be deleted.
     pub fn doom(&self, promotion: &PromotionId) {
         lock(&self.doomed).insert(promotion.clone());
@@ -240,6 +254,28 @@ impl Stage {
             self.trace.violate(why);
         }
         lock(&self.machines).insert(id, machine);
+    }
+
+    /// Starts a machine that has this backup on its disk, in the place of all that were there.
+    pub async fn restore(
+        &self,
+        id: u64,
+        home: &std::path::Path,
+        backup: &std::path::Path,
+    ) -> Result<(), String> {
+        self.strike();
+        let (sharing, retention) = (self.sharing, self.retention);
+        let speed = any_speed();
+        let mut machine = Machine::new(id, "a", sharing, retention, speed, home, self.began);
+        let before = std::mem::take(&mut *lock(&self.machines));
+        // Theirs agree, and what is in the backup has its times from them.
+        if let Some(other) = before.values().next() {
+            machine.clock = other.clock.clone();
+        }
+        machine.restore(backup)?;
+        lock(&self.machines).insert(id, machine);
+        self.start(id, false).await;
+        Ok(())
     }
 
     fn crash(&self, id: u64) {
@@ -336,6 +372,9 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     sleep(CARTS_WITHIN).await;
     settle(stage, &mut judge).await?;
     judge_all(stage).await;
+    if stage.trace.violation().is_none() {
+        restored::judge(stage, home).await?;
+    }
     stage.trace.note("the end");
     Ok(())
 }
@@ -429,7 +468,7 @@ pub async fn create_offers(stage: &Arc<Stage>) -> Result<(), String> {
 }
 
 /// Waits until every group has the voters it should have, one leader, and all replicas are equally far.
-async fn settle(stage: &Arc<Stage>, judge: &mut Judge) -> Result<(), String> {
+pub async fn settle(stage: &Arc<Stage>, judge: &mut Judge) -> Result<(), String> {
     let until = Instant::now() + SETTLE_WITHIN;
     loop {
         judge.look(stage);
