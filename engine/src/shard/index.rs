@@ -137,10 +137,18 @@ impl Index {
         self.fill(Vacancy { hash, place }, slot);
     }
 
-    /// Puts a slot where a search of its key ended. Nothing was put in or removed since.
+    /// Puts a slot where a search of its key ended.
+    ///
+    /// # Panics
+    /// If something was put in or removed since, so that the key would not be found here.
     pub(super) fn fill(&mut self, Vacancy { hash, mut place }: Vacancy, slot: u32) {
         let part = self.part_mut(hash);
         let entry = entry_of(hash, slot);
+        let is_place = part.is_place(place, tag_of_hash(hash));
+        assert!(
+            is_place,
+            "an index does not change between a search and what fills its vacancy"
+        );
         if part.used * 8 >= part.homes * 7 {
             part.grow();
             place = part.place(tag_of_hash(hash));
@@ -186,6 +194,14 @@ impl Part {
     /// Where a further entry with this tag would be put in: behind all with a lesser or the same.
     fn place(&self, tag: u32) -> usize {
         self.find(tag, |_| false).unwrap_or_else(|place| place)
+    }
+
+    /// Whether a search for this tag that finds nothing ends here.
+    fn is_place(&self, place: usize, tag: u32) -> bool {
+        let is_before = |entry: &u64| tag_of(*entry) <= tag && *entry != GAP;
+        let home = self.home(tag);
+        let follows = place == home || place > home && is_before(&self.entries[place - 1]);
+        follows && !self.entries.get(place).is_some_and(is_before)
     }
 
     /// Puts an entry in at its place and pushes those there right, up to the next gap. False if there is none.
@@ -261,6 +277,17 @@ mod tests {
             }
         }
         assert!(slots.len() < 10, "{} are left", slots.len());
+    }
+
+    #[test]
+    #[should_panic(expected = "does not change between a search")]
+    fn a_vacancy_is_filled_before_anything_else_is_put_in() {
+        let mut index = Index::new(1);
+        let hash = 7 << 32;
+        let vacancy = index.find_or_vacancy(hash, |_| true);
+        let vacancy = vacancy.expect_err("it is empty");
+        (0..9).for_each(|slot| index.insert(hash, slot));
+        index.fill(vacancy, 9);
     }
 
     #[test]
