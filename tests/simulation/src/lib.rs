@@ -82,6 +82,14 @@ pub fn run_slow_clock(seed: u64) -> Result<bool, String> {
     simulated(seed, schedule::slow_clock::play(seed))
 }
 
+/// Plays the schedule of `full_disk`: whether the shard slept when the disk became full.
+///
+/// # Errors
+/// What was violated.
+pub fn run_full_disk(seed: u64) -> Result<bool, String> {
+    simulated(seed, schedule::full_disk::play(seed))
+}
+
 /// What comes of a story that is told in one thread, under simulated time.
 fn simulated<T>(seed: u64, story: impl Future<Output = T>) -> T {
     qiang_raft::world::seed_this_thread(Some(seed));

@@ -155,6 +155,13 @@ impl Stage {
         running.collect()
     }
 
+    /// From now on nothing can be written on a machine, until it was switched off.
+    pub fn fill_disk(&self, id: u64) {
+        if let Some(machine) = lock(&self.machines).get_mut(&id) {
+            machine.fill_disk();
+        }
+    }
+
     /// Whether the disk of a machine is full.
     pub fn is_full(&self, id: u64) -> bool {
         lock(&self.machines).get(&id).is_some_and(Machine::is_full)
@@ -703,9 +710,7 @@ impl<'a> Faults<'a> {
         stage
             .trace
             .note(format_args!("the disk of {id} is full for {ms} ms"));
-        if let Some(machine) = lock(&stage.machines).get_mut(&id) {
-            machine.fill_disk();
-        }
+        stage.fill_disk(id);
         self.full
             .insert(id, Instant::now() + Duration::from_millis(ms));
     }

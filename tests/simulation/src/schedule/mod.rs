@@ -1,8 +1,9 @@
 //! Schedules that chance would not find soon, told in full: a leader is deposed and does not know it, while somebody asks it what
-//! remains.
+//! remains; or one can decide nothing any more, and everybody still hears it.
 //!
 //! Invariant: what a leader tells after its successor has sold is not from before that sale.
 
+pub mod full_disk;
 pub mod held_up;
 pub mod slow_clock;
 
