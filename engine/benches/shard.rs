@@ -8,14 +8,17 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command as Process;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
+use qiang_engine::actor::{Actor, Effect};
 use qiang_engine::batch::{Batch, Part, Tag};
 use qiang_engine::command::Grab;
 use qiang_engine::order::Item;
 use qiang_engine::promotion::{Channel, Limits, Terms};
-use qiang_engine::shard::{Decision, Due, Moment};
+use qiang_engine::seen::Seen;
+use qiang_engine::shard::{Decision, Due, Moment, PREFETCH_MAX};
 use qiang_engine::{Command, OrderId, Pin, Place, PromotionId, Record, Replica, Shard, UnixMs};
 
 /// The allocator of the released binary.
@@ -85,6 +88,7 @@ fn main() {
     row("expiry of 1,000,000 orders due at once", "", &|| {
         full.expire()
     });
+    row("an actor, 1,000 promotions on 16 shards", "", &actor_turns);
     drop(full);
     println!(
         "\n{:<44} {:>9}  target",
@@ -214,6 +218,67 @@ fn accept(shard: &mut Shard, command: &Command, moment: &Moment) -> Record {
         }
         other => panic!("not accepted: {other:?}"),
     }
+}
+
+/// What the owner of sixteen shards does for batches of 1,000 grabs, each of another promotion: looks ahead, decides, encodes, and
+/// answers once the batch is committed.
+fn actor_turns() -> (usize, Duration) {
+    const SHARDS: u8 = 16;
+    const PROMOTIONS: usize = 1_000;
+    const APPLIED: u64 = 1;
+    let place = |number: usize| Place((number % usize::from(SHARDS)) as u8);
+    let name = |number: usize| format!("P-{:05}", number % PROMOTIONS);
+    let seen = (0..SHARDS).map(|_| Arc::new(Seen::new(1)));
+    let replica = Replica::new(SHARDS.into(), 1);
+    let mut actor: Actor<()> = Actor::new(replica, 0, seen.collect());
+    actor
+        .handle_blank(APPLIED, Some(1))
+        .expect("nothing is pending");
+    let sales = (0..PROMOTIONS).map(|number| {
+        let sale = create(&name(number), 1 << 30, limits());
+        (place(number), sale)
+    });
+    run_turn(&mut actor, APPLIED + 1, &sales.collect::<Vec<_>>());
+    let mut took = Duration::ZERO;
+    for turn in 0..ROUND / BATCH {
+        let numbers = turn * BATCH..(turn + 1) * BATCH;
+        let grabs = numbers.map(|number| {
+            let grab = grab(number, &promotion_id(&name(number)), 8);
+            (place(number % PROMOTIONS), Command::Grab(grab))
+        });
+        let mut grabs: Vec<(Place, Command)> = grabs.collect();
+        // As a batch comes to them.
+        grabs.sort_by_key(|(place, _)| *place);
+        let index = APPLIED + 2 + turn as u64;
+        took += clock(|| run_turn(&mut actor, index, &grabs));
+    }
+    (ROUND, took)
+}
+
+/// One turn, which accepts everything, and its commit at this index.
+fn run_turn(actor: &mut Actor<()>, index: u64, commands: &[(Place, Command)]) {
+    actor.begin_turn(Moment::at(NOW));
+    for together in commands.chunks(PREFETCH_MAX) {
+        actor.prefetch(together.iter().map(|(place, command)| (*place, command)));
+        for (place, command) in together {
+            let handled = actor.handle_command(*place, command, ());
+            handled.expect("the state is sound");
+        }
+    }
+    actor.end_turn(true);
+    let mut effects = Vec::new();
+    actor.take_effects(&mut effects);
+    let proposed = effects.drain(..).find_map(|effect| match effect {
+        Effect::Propose { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    let bytes = proposed.expect("something was accepted");
+    let committed = actor.handle_batch(index, &bytes);
+    committed.expect("it is its own");
+    actor.take_effects(&mut effects);
+    let is_accepted = |effect: &&Effect<()>| matches!(effect, Effect::Reply { result: Ok(_), .. });
+    let accepted = effects.iter().filter(is_accepted).count();
+    assert_eq!(accepted, commands.len(), "all are accepted");
 }
 
 impl Full {

@@ -180,7 +180,7 @@ impl Simulation {
         batcher.add_lazy(&mut gathered);
         let content = gathered.content;
         let wrote = batcher.write(gathered);
-        // Committed indexes that could not be written go on waiting, but there is nothing to be called back.
+        // A store that has failed says so of every batch, also of one with nothing in it.
         if operations.is_empty() && matches!(wrote, Ok(Wrote::Nothing) | Err(_)) {
             return None;
         }

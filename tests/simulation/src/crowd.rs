@@ -1,4 +1,4 @@
-//! Crowds: many buyers at one promotion at once, who do not wait for one answer before they ask the next.
+//! Crowds: many buyers at one promotion at once, who do not wait for one answer before they ask the next; and people who come one by one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use qiang_raft::world::Random;
 use rand::RngExt;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::buyers::{cancel, confirm, grab_all};
@@ -80,4 +81,20 @@ async fn hurry(stage: &Arc<Stage>, (order, haste): (&String, Haste), within_ms: 
         Haste::TakesBack => cancel(stage, order).await,
         Haste::Pays => confirm(stage, order).await,
     }
+}
+
+/// People who come one after the other, a random time up to so many milliseconds apart and none waiting for the one before, until it is
+/// over; `visit` is what the one of a number does.
+pub async fn come_one_by_one<V: Future<Output = ()> + Send + 'static>(
+    every_ms: u64,
+    is_over: impl Fn() -> bool,
+    visit: impl Fn(usize) -> V,
+) {
+    let mut people = JoinSet::new();
+    while !is_over() {
+        sleep(Duration::from_millis(Random.random_range(1..every_ms))).await;
+        people.spawn(visit(people.len()));
+    }
+    // A panic in one would be this run's, too.
+    people.join_all().await;
 }

@@ -13,10 +13,10 @@ use qiang_engine::promotion::Terms;
 use qiang_engine::{Command, PromotionId, Refusal};
 use qiang_raft::world::Random;
 use rand::RngExt;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::buyers::{Asked, answer_to_grab, ask_of_promotion, cancel, confirm, short};
+use crate::crowd::come_one_by_one;
 use crate::story::Stage;
 
 /// Keepers at a time.
@@ -154,19 +154,13 @@ async fn keep(stage: &Arc<Stage>, door: &Door) {
     door.note(|known| known.is_left = true);
 }
 
-/// People come to a promotion, none waiting for the one before, until it is left.
+/// People come to a promotion until it is left.
 async fn people_come(stage: &Arc<Stage>, door: &Arc<Door>) {
-    let mut people = JoinSet::new();
-    while !door.known().is_left {
-        sleep(Duration::from_millis(
-            Random.random_range(1..COMES_EVERY_MS),
-        ))
-        .await;
-        let order = format!("d-{}-{}", door.promotion, people.len());
-        people.spawn(visit(stage.clone(), door.clone(), order));
-    }
-    // A panic in one would be this run's, too.
-    people.join_all().await;
+    let visitor = |number| {
+        let order = format!("d-{}-{number}", door.promotion);
+        visit(stage.clone(), door.clone(), order)
+    };
+    come_one_by_one(COMES_EVERY_MS, || door.known().is_left, visitor).await;
 }
 
 async fn visit(stage: Arc<Stage>, door: Arc<Door>, order: String) {

@@ -19,10 +19,10 @@ use qiang_raft::Stale;
 use qiang_raft::world::Random;
 use qiang_server::service::Service;
 use rand::RngExt;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::buyers::{answer_to_grab, ask, ask_of_promotion, cancel};
+use crate::crowd::come_one_by_one;
 use crate::story::Stage;
 use crate::versions::{Change, Fact, History, Question, Told, price, title};
 
@@ -189,19 +189,18 @@ fn command(kept: &Kept, change: &Change) -> Command {
     }
 }
 
-/// People come to a promotion, none waiting for the one before, until it is left.
+/// People come to a promotion until it is left.
 async fn people_come(stage: &Arc<Stage>, kept: &Arc<Kept>) {
-    let mut people = JoinSet::new();
-    while !kept.is_left.load(Ordering::Relaxed) {
-        sleep(Duration::from_millis(
-            Random.random_range(1..COMES_EVERY_MS),
-        ))
-        .await;
-        let order = format!("f-{}-{}", kept.promotion, people.len());
-        people.spawn(visit(stage.clone(), kept.clone(), order));
-    }
-    // A panic in one would be this run's, too.
-    people.join_all().await;
+    let visitor = |number| {
+        let order = format!("f-{}-{number}", kept.promotion);
+        visit(stage.clone(), kept.clone(), order)
+    };
+    come_one_by_one(
+        COMES_EVERY_MS,
+        || kept.is_left.load(Ordering::Relaxed),
+        visitor,
+    )
+    .await;
 }
 
 async fn visit(stage: Arc<Stage>, kept: Arc<Kept>, order: String) {
