@@ -12,6 +12,7 @@ use qiang_raft::{Flow, FlowError, FlowQuery};
 
 use crate::backup::{self, Saved};
 use crate::buyers::{Book, Told, order_id};
+use crate::hours;
 use crate::machine::Process;
 use crate::partners;
 use crate::readers::{self, BEGINNING, Run};
@@ -99,6 +100,9 @@ pub async fn judge_all(stage: &Arc<Stage>) {
         stage.trace.violate(why);
     }
     if let Err(why) = partners::judge(stage, &shards) {
+        stage.trace.violate(why);
+    }
+    if let Err(why) = hours::judge(stage, &shards) {
         stage.trace.violate(why);
     }
     judge_offers(stage, &shards, "in the end");
@@ -202,6 +206,11 @@ fn judge_flows(stage: &Stage, number: u16, flows: &[Flow], is: &Shard) -> Result
     for flow in flows {
         if !stage.retention.allows(&shard, &flow.record) {
             return Err(format!("shard {number}: {flow:?} forgets too early"));
+        }
+        if !hours::allows(&shard, &flow.record) {
+            return Err(format!(
+                "shard {number}: {flow:?} comes when it cannot, by the clock or for what it is about"
+            ));
         }
         let applied = shard.apply(&flow.record);
         applied.map_err(|error| {

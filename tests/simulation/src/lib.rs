@@ -5,7 +5,7 @@
 //! are late, lost, doubled and reordered, links are cut one way or both, processes are killed, stand still and
 //! start again, disks lose what was not synced, clocks jump, leaders are moved, nodes join and leave. Buyers
 //! (`buyers`, and many at once, `crowd`) grab, pay, cancel and repeat meanwhile; whether what they are refused can be true is known from what they asked for (`stock`).
-//! Shops (`shop`) add units and change the configuration, keepers stop and resume promotions (`doors`), partners change one promotion at once (`partners`) and what they
+//! Shops (`shop`) add units and change the configuration, keepers stop and resume promotions (`doors`), stewards have others end sooner or later by the clock (`hours`, `clocks`), partners change one promotion at once (`partners`) and what they
 //! are told has one order (`versions`), patrons meet limits (`patrons`), somebody follows the flows of
 //! each shard (`readers`), and an operator takes backups (`backup`), the last of which is restored in the end (`restored`). What is over may be forgotten soon (`retention`).
 //! The judge (`judge`) looks after every event and, when all is quiet again, at everything.
@@ -14,8 +14,10 @@
 
 mod backup;
 mod buyers;
+mod clocks;
 mod crowd;
 mod doors;
+mod hours;
 mod judge;
 mod machine;
 mod net;

@@ -87,7 +87,7 @@ impl Machine {
         Machine {
             id,
             dc,
-            clock: Clock::simulated(began, BEGAN_AT),
+            clock: right_clock(began),
             timing: Timing { election_ms_min },
             sharing,
             retention,
@@ -224,6 +224,11 @@ impl Machine {
         self.disk
             .crash(|unsynced| Random.random_range(0..=unsynced));
     }
+}
+
+/// A clock of the world that began at `began`, as long as nobody sets it.
+pub fn right_clock(began: Instant) -> Clock {
+    Clock::simulated(began, BEGAN_AT)
 }
 
 /// How every machine's store is opened.

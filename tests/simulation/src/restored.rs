@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use crate::backup::{self, Saved};
 use crate::buyers::Told;
 use crate::crowd::crowd;
+use crate::hours;
 use crate::judge::{Judge, Part, judge_offers, judge_orders, parts};
 use crate::partners;
 use crate::story::{CARTS_WITHIN, Stage, settle};
@@ -41,6 +42,7 @@ pub async fn judge(stage: &Arc<Stage>, home: &Path) -> Result<(), String> {
     settle(stage, &mut judge).await?;
     let restored = backup::of_settled(stage).await?.shards;
     judge_offers(stage, &restored, "in the restored cluster");
+    hours::judge(stage, &restored)?;
     partners::note_all(stage, &restored);
     for (order, told) in stage.book() {
         let judged = judge_order(&saved.shards, &restored, &order, &told);

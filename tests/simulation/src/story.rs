@@ -18,10 +18,12 @@ use tokio::time::{Instant, sleep};
 use crate::Shape;
 use crate::backup;
 use crate::buyers::{self, Book, Told};
+use crate::clocks::Clocks;
 use crate::crowd::crowd;
 use crate::doors::{self, KEEPERS};
+use crate::hours::{self, STEWARDS};
 use crate::judge::{Judge, judge_all};
-use crate::machine::{Machine, Process, any_speed};
+use crate::machine::{Machine, Process, any_speed, right_clock};
 use crate::net::{Net, Quality};
 use crate::partners::{self, FIRMS, Histories};
 use crate::patrons::{self, PATRONS};
@@ -83,6 +85,7 @@ pub struct Stage {
     /// How the shards share logs.
     pub sharing: Sharing,
     machines: Mutex<BTreeMap<u64, Machine>>,
+    clocks: Mutex<Clocks>,
     book: Mutex<Book>,
     stock: Mutex<Stock>,
     ledger: Mutex<Ledger>,
@@ -122,6 +125,7 @@ impl Stage {
             began,
             sharing,
             machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
+            clocks: Mutex::new(Clocks::new(right_clock(began))),
             book: Mutex::default(),
             stock: Mutex::default(),
             ledger: Mutex::default(),
@@ -160,6 +164,19 @@ impl Stage {
         if let Some(machine) = lock(&self.machines).get_mut(&id) {
             machine.fill_disk();
         }
+    }
+
+    /// Sets the clock of a machine to be so far ahead of the true time.
+    fn set_clock(&self, id: u64, ahead_ms: i64) {
+        if let Some(machine) = lock(&self.machines).get(&id) {
+            self.clocks().set(id, ahead_ms);
+            machine.clock.set_ahead_ms(ahead_ms);
+        }
+    }
+
+    /// What the clocks of all machines say.
+    pub fn clocks(&self) -> MutexGuard<'_, Clocks> {
+        lock(&self.clocks)
     }
 
     /// Whether the disk of a machine is full.
@@ -238,7 +255,7 @@ impl Stage {
     pub fn may_be_forgotten(&self, told: &Told) -> bool {
         let doomed = lock(&self.doomed);
         let are_doomed = told.items.iter().all(|(id, _)| doomed.contains(id));
-        let may_be_over = told.confirm.may_be_done() || told.may_be_given_back();
+        let may_be_over = told.confirm.may_be_done() || told.may_be_returned();
         self.retention.is_short() && may_be_over && are_doomed
     }
 
@@ -340,6 +357,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     users.extend((0..SHOPS).map(|shop| tokio::spawn(shop::run(stage.clone(), shop))));
     users.extend((0..PATRONS).map(|patron| tokio::spawn(patrons::run(stage.clone(), patron))));
     users.extend((0..KEEPERS).map(|keeper| tokio::spawn(doors::run(stage.clone(), keeper))));
+    users.extend((0..STEWARDS).map(|steward| tokio::spawn(hours::run(stage.clone(), steward))));
     users.extend((0..FIRMS).map(|firm| tokio::spawn(partners::run(stage.clone(), firm))));
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
     let mut faults = Faults::new(home);
@@ -618,9 +636,7 @@ impl<'a> Faults<'a> {
                     .trace
                     .note(format_args!("the clock of {id} is {ahead_ms} ms ahead"));
                 self.furthest_ahead_ms = self.furthest_ahead_ms.max(ahead_ms);
-                if let Some(machine) = lock(&stage.machines).get(&id) {
-                    machine.clock.set_ahead_ms(ahead_ms);
-                }
+                stage.set_clock(id, ahead_ms);
             }
             70..=81 => {
                 let shard = Random.random_range(0..16);
@@ -837,10 +853,10 @@ impl<'a> Faults<'a> {
         self.down.values_mut().for_each(|until| *until = now);
         self.end_what_is_over(stage).await;
         // Not back to zero: deadlines that a clock far ahead has set would be as far away.
-        let machines = lock(&stage.machines);
-        for machine in machines.values() {
-            machine.clock.set_ahead_ms(self.furthest_ahead_ms);
+        for (id, _) in stage.processes() {
+            stage.set_clock(id, self.furthest_ahead_ms);
         }
+        let machines = lock(&stage.machines);
         let mut times = machines.values().map(|machine| machine.clock.now());
         let first = times.next();
         assert!(times.all(|time| Some(time) == first), "healed clocks agree");
