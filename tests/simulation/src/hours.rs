@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::join;
 use qiang_engine::command::{Code, Granted, PromotionChange};
-use qiang_engine::promotion::{CloseReason, Promotion, PromotionState, Terms};
+use qiang_engine::promotion::{CloseReason, Promotion, Terms};
 use qiang_engine::record::Record;
 use qiang_engine::shard::Shard;
 use qiang_engine::{Command, PromotionId, Refusal, UnixMs};
@@ -178,12 +178,6 @@ async fn end_at(stage: &Arc<Stage>, sale: &Sale, ends_at: UnixMs) {
         known.ends = ends;
         known.changes += 1;
     });
-    if asked.is_done() && before.closed.is_some() {
-        stage.trace.violate(format_args!(
-            "{} was closed, and then its end was changed",
-            sale.promotion
-        ));
-    }
 }
 
 /// Reads a promotion from its leader.
@@ -195,7 +189,9 @@ async fn look(stage: &Arc<Stage>, sale: &Sale) {
     if let Some(Ok(view)) = answer {
         let seen = &view.promotion;
         if let Err(why) = judge_seen(stage, sale, seen) {
-            stage.trace.violate(format_args!("{} {why}", sale.promotion));
+            stage
+                .trace
+                .violate(format_args!("{} {why}", sale.promotion));
         }
         sale.note(|known| known.closed = seen.closed.map(|(_, at)| at));
     }
@@ -282,7 +278,7 @@ pub fn allows(shard: &Shard, record: &Record) -> bool {
     match record {
         Record::Granted(granted) => granted.items.iter().all(|item| {
             let promotion = shard.promotion(&item.promotion_id);
-            promotion.map(|promotion| promotion.state(granted.at)) == Some(PromotionState::Active)
+            promotion.is_some_and(|promotion| is_on_sale(promotion, granted.at))
         }),
         Record::PromotionClosed {
             promotion_id,
@@ -296,6 +292,13 @@ pub fn allows(shard: &Shard, record: &Record) -> bool {
     }
 }
 
+/// Not asked of the promotion's own idea of its state, which decided.
+fn is_on_sale(promotion: &Promotion, at: UnixMs) -> bool {
+    let starts_at = promotion.terms.starts_at;
+    let has_begun = starts_at.is_none_or(|starts_at| at >= starts_at);
+    promotion.closed.is_none() && !promotion.stopped && has_begun && !is_over(promotion, at)
+}
+
 fn is_over(promotion: &Promotion, at: UnixMs) -> bool {
     let ends_at = promotion.terms.ends_at;
     ends_at.is_some_and(|ends_at| at >= ends_at)
@@ -305,9 +308,7 @@ fn is_over(promotion: &Promotion, at: UnixMs) -> bool {
 pub fn judge(stage: &Stage, shards: &[Shard]) -> Result<(), String> {
     let by_now = UnixMs(stage.clocks().earliest().0 - CLOSED_WITHIN_MS);
     let mut promotions = shards.iter().flat_map(Shard::promotions);
-    match promotions
-        .find(|promotion| promotion.closed.is_none() && is_over(promotion, by_now))
-    {
+    match promotions.find(|promotion| promotion.closed.is_none() && is_over(promotion, by_now)) {
         None => Ok(()),
         Some(promotion) => Err(format!(
             "{} is not closed at {}: {promotion:?}",

@@ -1,6 +1,7 @@
 //! One run: a cluster forms, faults come and go while buyers buy, then all is healed and judged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -81,6 +82,8 @@ pub struct Stage {
     pub trace: Trace,
     pub offers: Vec<Offer>,
     pub retention: Retention,
+    /// Where the machines have their files.
+    home: PathBuf,
     began: Instant,
     /// How the shards share logs.
     pub sharing: Sharing,
@@ -108,7 +111,7 @@ impl Stage {
     /// Machines of these speeds that do not run yet, with files below `home`.
     pub fn new(
         trace: Trace,
-        home: &std::path::Path,
+        home: &Path,
         retention: Retention,
         speed: impl Fn(u64) -> u64,
     ) -> Arc<Self> {
@@ -122,6 +125,7 @@ impl Stage {
             trace,
             offers: offers(),
             retention,
+            home: home.to_owned(),
             began,
             sharing,
             machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
@@ -280,17 +284,26 @@ impl Stage {
         lock(&self.machines).insert(id, machine);
     }
 
+    /// Where a file of this name is.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.home.join(name)
+    }
+
+    /// A machine that was never here before.
+    fn new_machine(&self, id: u64, dc: &'static str) -> Machine {
+        let (sharing, retention) = (self.sharing, self.retention);
+        let speed = any_speed();
+        Machine::new(id, dc, sharing, retention, speed, &self.home, self.began)
+    }
+
     /// Starts a machine that has this backup on its disk, in the place of all that were there.
     pub async fn restore(
         &self,
-        id: u64,
-        home: &std::path::Path,
-        backup: &std::path::Path,
+        (id, dc): (u64, &'static str),
+        backup: &Path,
     ) -> Result<(), String> {
         self.strike();
-        let (sharing, retention) = (self.sharing, self.retention);
-        let speed = any_speed();
-        let mut machine = Machine::new(id, "a", sharing, retention, speed, home, self.began);
+        let mut machine = self.new_machine(id, dc);
         let before = std::mem::take(&mut *lock(&self.machines));
         // Theirs agree, and what is in the backup has its times from them.
         if let Some(other) = before.values().next() {
@@ -322,7 +335,7 @@ pub async fn play(seed: u64, shape: Shape) -> Trace {
     });
     let kept = stage.retention;
     stage.trace.note(format_args!("{kept:?}"));
-    if let Err(why) = play_on(&stage, shape, home.path()).await {
+    if let Err(why) = play_on(&stage, shape).await {
         stage.trace.violate(why);
     }
     stage.strike();
@@ -337,8 +350,8 @@ pub fn home() -> tempfile::TempDir {
         .expect("a directory")
 }
 
-fn memory() -> std::path::PathBuf {
-    let shared = std::path::Path::new("/dev/shm");
+fn memory() -> PathBuf {
+    let shared = Path::new("/dev/shm");
     if shared.is_dir() {
         shared.to_owned()
     } else {
@@ -346,7 +359,7 @@ fn memory() -> std::path::PathBuf {
     }
 }
 
-async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Result<(), String> {
+async fn play_on(stage: &Arc<Stage>, shape: Shape) -> Result<(), String> {
     form(stage).await?;
     create_offers(stage).await?;
     let mut users: Vec<_> = (0..shape.buyers)
@@ -360,7 +373,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     users.extend((0..STEWARDS).map(|steward| tokio::spawn(hours::run(stage.clone(), steward))));
     users.extend((0..FIRMS).map(|firm| tokio::spawn(partners::run(stage.clone(), firm))));
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
-    let mut faults = Faults::new(home);
+    let mut faults = Faults::new();
     let mut judge = Judge::default();
     let end = Instant::now() + shape.faults_last;
     while Instant::now() < end && stage.trace.violation().is_none() {
@@ -398,7 +411,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
     settle(stage, &mut judge).await?;
     judge_all(stage).await;
     if stage.trace.violation().is_none() {
-        restored::judge(stage, home).await?;
+        restored::judge(stage).await?;
     }
     stage.trace.note("the end");
     Ok(())
@@ -406,7 +419,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape, home: &std::path::Path) -> Re
 
 /// Waits until what went wrong is over, and then a while. A fault bites only where something works: in a
 /// storm without an end no shard has a quorum, and nothing is granted that could be lost.
-async fn calm(stage: &Arc<Stage>, faults: &mut Faults<'_>, judge: &mut Judge) {
+async fn calm(stage: &Arc<Stage>, faults: &mut Faults, judge: &mut Judge) {
     let mut left_ms = Random.random_range(0..CALM_MS_MAX);
     while stage.trace.violation().is_none() {
         for _ in 0..LOOK_EVERY.as_millis() / END_EVERY.as_millis() {
@@ -446,21 +459,45 @@ fn offers() -> Vec<Offer> {
 /// Starts the machines as one cluster.
 pub async fn form(stage: &Arc<Stage>) -> Result<(), String> {
     stage.start(1, true).await;
-    for (id, dc) in MACHINES.into_iter().skip(1) {
-        stage.start(id, false).await;
-        let until = Instant::now() + SETTLE_WITHIN;
-        while let Err(why) = add(stage, id, dc).await {
-            if Instant::now() >= until {
-                return Err(format!("node {id} was not added: {why}"));
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
+    for machine in MACHINES.into_iter().skip(1) {
+        join(stage, 1, machine).await?;
     }
     settle(stage, &mut Judge::default()).await
 }
 
-async fn add(stage: &Arc<Stage>, id: u64, dc: &'static str) -> Result<(), String> {
-    let process = stage.process(1).ok_or("node 1 does not run")?;
+/// New machines join the cluster that node `first` is.
+pub async fn grow(
+    stage: &Arc<Stage>,
+    first: u64,
+    machines: impl IntoIterator<Item = (u64, &'static str)>,
+) -> Result<(), String> {
+    for (id, dc) in machines {
+        let mut machine = stage.new_machine(id, dc);
+        if let Some(other) = lock(&stage.machines).get(&first) {
+            machine.clock = other.clock.clone();
+        }
+        lock(&stage.machines).insert(id, machine);
+        join(stage, first, (id, dc)).await?;
+    }
+    Ok(())
+}
+
+/// Starts a machine and has node `first` add it.
+async fn join(stage: &Arc<Stage>, first: u64, (id, dc): (u64, &'static str)) -> Result<(), String> {
+    stage.start(id, false).await;
+    let until = Instant::now() + SETTLE_WITHIN;
+    while let Err(why) = add(stage, first, id, dc).await {
+        if Instant::now() >= until {
+            return Err(format!("node {id} was not added: {why}"));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn add(stage: &Arc<Stage>, first: u64, id: u64, dc: &'static str) -> Result<(), String> {
+    let process = stage.process(first);
+    let process = process.ok_or_else(|| format!("node {first} does not run"))?;
     let node = process.node.clone();
     let adding = process
         .life
@@ -562,8 +599,7 @@ async fn resolve(stage: &Arc<Stage>) -> Result<(), String> {
 }
 
 /// What goes wrong, and what operators do meanwhile.
-struct Faults<'a> {
-    home: &'a std::path::Path,
+struct Faults {
     /// Machines whose process was killed, and when it comes back.
     down: BTreeMap<u64, Instant>,
     /// Processes that stand still, and until when.
@@ -583,10 +619,9 @@ struct Faults<'a> {
     crowds: Vec<JoinHandle<Vec<String>>>,
 }
 
-impl<'a> Faults<'a> {
-    fn new(home: &'a std::path::Path) -> Self {
+impl Faults {
+    fn new() -> Self {
         Faults {
-            home,
             down: BTreeMap::new(),
             paused: BTreeMap::new(),
             stalled: BTreeMap::new(),
@@ -768,9 +803,7 @@ impl<'a> Faults<'a> {
         self.guest = Some(id);
         let dc = if id.is_multiple_of(2) { "a" } else { "b" };
         stage.trace.note(format_args!("{id} joins"));
-        let (sharing, retention) = (stage.sharing, stage.retention);
-        let speed = any_speed();
-        let machine = Machine::new(id, dc, sharing, retention, speed, self.home, stage.began);
+        let machine = stage.new_machine(id, dc);
         lock(&stage.machines).insert(id, machine);
         stage.start(id, false).await;
         if let Some(process) = stage.any_process() {
