@@ -431,6 +431,15 @@ pub async fn cancel(stage: &Arc<Stage>, order: &str) {
     stage.write(order, |told| told.cancel.end(answer.as_ref()));
 }
 
+/// One of three gives an order back, one pays it, and one does neither.
+pub async fn take_back_or_pay(stage: &Arc<Stage>, order: &str) {
+    match Random.random_range(0..3) {
+        0 => cancel(stage, order).await,
+        1 => confirm(stage, order).await,
+        _ => {}
+    }
+}
+
 /// Gives an order back, also if it was paid.
 pub async fn refund(stage: &Arc<Stage>, order: &str) {
     stage.write(order, |told| told.refund.begin());

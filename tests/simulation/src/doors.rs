@@ -15,7 +15,7 @@ use qiang_raft::world::Random;
 use rand::RngExt;
 use tokio::time::sleep;
 
-use crate::buyers::{Asked, answer_to_grab, ask_of_promotion, cancel, confirm, short};
+use crate::buyers::{Asked, answer_to_grab, ask_of_promotion, short, take_back_or_pay};
 use crate::crowd::come_one_by_one;
 use crate::story::Stage;
 
@@ -178,11 +178,7 @@ async fn visit(stage: Arc<Stage>, door: Arc<Door>, order: String) {
         ));
     }
     if let Some(Ok(_)) = answer {
-        match Random.random_range(0..3) {
-            0 => cancel(&stage, &order).await,
-            1 => confirm(&stage, &order).await,
-            _ => {}
-        }
+        take_back_or_pay(&stage, &order).await;
     }
 }
 

@@ -129,7 +129,7 @@ impl Stage {
             began,
             sharing,
             machines: Mutex::new(MACHINES.into_iter().map(machine).collect()),
-            clocks: Mutex::new(Clocks::new(right_clock(began))),
+            clocks: Mutex::new(Clocks::new(right_clock(began), MACHINES.map(|(id, _)| id))),
             book: Mutex::default(),
             stock: Mutex::default(),
             ledger: Mutex::default(),
@@ -805,6 +805,7 @@ impl Faults {
         stage.trace.note(format_args!("{id} joins"));
         let machine = stage.new_machine(id, dc);
         lock(&stage.machines).insert(id, machine);
+        stage.set_clock(id, 0);
         stage.start(id, false).await;
         if let Some(process) = stage.any_process() {
             let node = process.node.clone();
@@ -850,6 +851,7 @@ impl Faults {
             stage.trace.note(format_args!("{guest} has left"));
             stage.crash(guest);
             lock(&stage.machines).remove(&guest);
+            stage.clocks().forget(guest);
             self.guest = None;
         }
     }
@@ -886,7 +888,8 @@ impl Faults {
         self.down.values_mut().for_each(|until| *until = now);
         self.end_what_is_over(stage).await;
         // Not back to zero: deadlines that a clock far ahead has set would be as far away.
-        for (id, _) in stage.processes() {
+        let ids: Vec<u64> = lock(&stage.machines).keys().copied().collect();
+        for id in ids {
             stage.set_clock(id, self.furthest_ahead_ms);
         }
         let machines = lock(&stage.machines);
