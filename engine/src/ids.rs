@@ -47,11 +47,16 @@ pub fn check_id(text: &str) -> Result<(), IdError> {
     if text.len() > ID_BYTES_MAX {
         return Err(IdError::TooLong { bytes: text.len() });
     }
-    let odd = |byte: &u8| !ALLOWED[usize::from(*byte)];
-    match text.as_bytes().iter().position(odd) {
-        Some(offset) => Err(IdError::OddByte { offset }),
-        None => Ok(()),
+    match allowed_bytes(text) {
+        offset if offset < text.len() => Err(IdError::OddByte { offset }),
+        _ => Ok(()),
     }
+}
+
+/// How many bytes there are before the first that ids do not allow.
+fn allowed_bytes(text: &str) -> usize {
+    let odd = |byte| !ALLOWED[usize::from(byte)];
+    text.bytes().position(odd).unwrap_or(text.len())
 }
 
 macro_rules! text_id {
@@ -65,6 +70,13 @@ macro_rules! text_id {
             pub fn new(text: &str) -> Result<Self, IdError> {
                 check_id(text)?;
                 Ok(Self(CompactString::new(text)))
+            }
+
+            /// The id that `text` begins with, which ends where a byte follows that ids do not allow, and what follows it.
+            pub fn at_start_of(text: &str) -> Option<(Self, &str)> {
+                let (id, rest) = text.split_at_checked(allowed_bytes(text))?;
+                let is_one = !id.is_empty() && id.len() <= ID_BYTES_MAX;
+                is_one.then(|| (Self(CompactString::new(id)), rest))
             }
 
             /// The id as text.

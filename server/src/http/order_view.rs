@@ -98,19 +98,8 @@ fn write_item(item: &GrantedItem, out: &mut Vec<u8>) {
 }
 
 /// Appends decimal digits.
-pub(super) fn write_number(mut number: u64, out: &mut Vec<u8>) {
-    // 2⁶⁴ has twenty digits.
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + u8::try_from(number % 10).expect("a digit");
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
+pub(super) fn write_number(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]
