@@ -33,8 +33,12 @@ pub(crate) fn closed_to(promotion: &Promotion, channel: Channel, now: UnixMs) ->
 }
 
 /// Refuses a grab for its first item, the promotion `shown`, in the order of [`Shard::decide`](crate::Shard::decide)'s checks;
-/// `None` if the shard is to decide. `seen` is what its shard has met. Attempts are not counted here.
+/// `None` if the shard is to decide, as always while anything is on its way that a refusal may rest on. `seen` is what its
+/// shard has met. Attempts are not counted here.
 pub fn refuse(shown: &Shown, grab: &Grab, seen: &Seen, moment: &Moment) -> Option<Refused> {
+    if shown.is_unsettled() {
+        return None;
+    }
     let (terms, attempts) = (shown.terms(), shown.attempts());
     let item = grab.items.first()?;
     let refused = |code, counts| {

@@ -163,6 +163,13 @@ impl Replica {
             .collect()
     }
 
+    /// What was touched was taken back, and is never shown.
+    pub fn withdraw(&self, touched: &[(Place, Touched)]) {
+        for (place, one) in touched {
+            self.shards[place.index()].withdraw(one);
+        }
+    }
+
     /// Forgets which promotions were changed.
     pub fn forget_touched(&mut self) {
         self.shards.iter_mut().for_each(Shard::forget_touched);

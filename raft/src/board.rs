@@ -20,12 +20,9 @@ pub struct Board {
 impl Board {
     /// Shows what was committed.
     pub fn publish(&self, change: Change) {
-        match change {
-            Change::Counters(shown, counters) => shown.set_counters(counters),
-            Change::Whole(shown) => {
-                self.promotions.insert(shown.id().clone(), shown);
-            }
-        }
+        change.publish(|shown| {
+            self.promotions.insert(shown.id().clone(), shown);
+        });
     }
 
     /// Takes away what a shard has shown: it has no replica here any more, or begins from nothing.
@@ -38,7 +35,7 @@ impl Board {
         self.look(promotion_id, Shown::promotion)
     }
 
-    /// Looks at a promotion as it was last committed.
+    /// Looks at a promotion as it was last committed. Nothing takes its place meanwhile.
     pub fn look<T>(&self, promotion_id: &PromotionId, look: impl FnOnce(&Shown) -> T) -> Option<T> {
         let shown = self.promotions.get(promotion_id)?;
         Some(look(&shown))

@@ -1,8 +1,9 @@
 //! Grabs that are refused from the board, without waking their shard: the stampede after the last unit, and the one
 //! before the start.
 //!
-//! Invariant: an early refusal is what the shard's actor would have answered at the moment when the board was read. The
+//! Invariant: an early refusal is what the shard's actor would have answered at some moment since it was asked for. The
 //! board holds what is committed, and shows it before anybody is told, and all that was committed before this stint before that is known to have begun;
+//! what is on its way may be committed, and seen on other nodes, before the board shows it, so an unsettled promotion goes to the actor;
 //! the lease says that nobody else has committed more; and what the shard has met, pending or not, goes to the actor.
 
 use std::sync::atomic::Ordering;

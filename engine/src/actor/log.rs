@@ -128,6 +128,7 @@ impl<R> Actor<R> {
             }
         }
         for pending in dead {
+            self.replica.withdraw(&pending.touched);
             self.answer_all(pending.waiting, refusal);
         }
         // What was reverted was never shown to readers.

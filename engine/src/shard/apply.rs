@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::moves::{NewOrder, Units};
 use super::orders::{Line, stored_remaining};
+use super::shown::Unsettled;
 use super::{Shard, digest};
 use crate::ids::{OrderId, Place, PromotionId, TryId, UnixMs};
 use crate::order::{CartPart, CartRole, GrantedItem, Order, OrderState, ReturnReason, Told};
@@ -187,6 +188,7 @@ impl Shard {
         self.promotions.push(promotion.clone());
         self.attempts.push(Arc::default());
         self.shown.push(None);
+        self.unsettled.push(Unsettled::default());
         self.is_touched.push(false);
         self.promotion_index
             .insert(self.hasher.hash(promotion.id.as_bytes()), number);
@@ -204,7 +206,8 @@ impl Shard {
         self.promotions.pop();
         self.attempts.pop();
         self.shown.pop();
-        self.touched.retain(|touched| *touched != number);
+        self.unsettled.pop();
+        self.touched.retain(|(touched, _)| *touched != number);
         self.is_touched.pop();
         self.promotion_names.remove(promotion_id);
         self.promotion_index

@@ -49,6 +49,7 @@ use crate::promotion::{Promotion, PromotionView};
 use crate::seen::Seen;
 use index::{Index, PARTS, Vacancy};
 use orders::{Deadlines, Line, OrderSlot};
+use shown::{Ground, Unsettled};
 use slab::Slab;
 use texts::Texts;
 use usage::{KeyHasher, Usages};
@@ -66,8 +67,10 @@ pub struct Shard {
     attempts: Vec<Arc<Attempts>>,
     /// By number of the promotion: what readers are shown of it, once it was committed. A clone of the shard shares them.
     shown: Vec<Option<Arc<Shown>>>,
-    /// Promotions changed since they were last taken, each once.
-    touched: Vec<u32>,
+    /// By number of the promotion. A clone of the shard shares them.
+    unsettled: Vec<Unsettled>,
+    /// Promotions changed since they were last taken, each once, and what they were before.
+    touched: Vec<(u32, Ground)>,
     /// Whether a promotion is among them, by number.
     is_touched: Vec<bool>,
     texts: Texts,
@@ -101,6 +104,7 @@ impl Shard {
             latest_promotion: Cell::new(0),
             attempts: Vec::new(),
             shown: Vec::new(),
+            unsettled: Vec::new(),
             touched: Vec::new(),
             is_touched: Vec::new(),
             texts: Texts::new(),
@@ -201,9 +205,11 @@ impl Shard {
         self.seen = Some(seen);
     }
 
+    /// Notes that a promotion is about to be changed.
     fn touch(&mut self, number: u32) {
         if !std::mem::replace(&mut self.is_touched[number as usize], true) {
-            self.touched.push(number);
+            let before = Ground::of(&self.promotions[number as usize]);
+            self.touched.push((number, before));
         }
     }
 

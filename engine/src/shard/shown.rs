@@ -4,10 +4,15 @@
 //! place of the one before. It takes two steps: when a batch has been decided, what it changed is noted as it is then
 //! ([`Shard::take_touched`]); once the batch is committed, that is shown ([`Shard::show`]).
 //!
+//! Between the two a batch may be committed, and others may have seen it on another node, where it is shown sooner. A promotion is
+//! *unsettled* meanwhile if the batch changes what grabs are refused for: its version, or what remains.
+//!
 //! Invariant: what a shard keeps as shown of a promotion is what was last committed of it. While the version is the same,
-//! nothing but counters has changed.
+//! nothing but counters has changed. While a promotion is settled, nobody can have seen another version of it committed than is shown, nor
+//! that more or less remains.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam::atomic::AtomicCell;
 
@@ -25,6 +30,37 @@ pub struct Shown {
     promotion: Promotion,
     counters: AtomicCell<Counters>,
     attempts: Arc<Attempts>,
+    unsettled: Unsettled,
+}
+
+/// How many batches on their way unsettle a promotion, shared by all that is shown of it. Its actor counts; anybody looks.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unsettled(Arc<AtomicU32>);
+
+impl Unsettled {
+    fn more(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+
+    fn less(&self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// What grabs of a promotion are refused for: its version, and what remains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ground {
+    version: u64,
+    remaining: u64,
+}
+
+impl Ground {
+    pub(super) fn of(promotion: &Promotion) -> Self {
+        Ground {
+            version: promotion.version,
+            remaining: promotion.counters.remaining,
+        }
+    }
 }
 
 /// What is to be shown of a promotion that a batch has touched, once that is committed.
@@ -32,6 +68,8 @@ pub struct Shown {
 pub struct Touched {
     number: u32,
     now: Now,
+    /// Whether the batch unsettles the promotion until it is shown, or taken back.
+    unsettles: bool,
 }
 
 #[derive(Debug)]
@@ -42,20 +80,46 @@ enum Now {
 
 /// What readers are to see from now on.
 #[derive(Debug)]
-pub enum Change {
-    /// A promotion in place of the one of this id, if there was one.
-    Whole(Arc<Shown>),
-    /// Other counters of what is shown already.
-    Counters(Arc<Shown>, Counters),
+pub struct Change {
+    shown: Arc<Shown>,
+    /// Its counters, if it is shown already and nothing else has changed.
+    counters: Option<Counters>,
+    settles: bool,
+}
+
+impl Change {
+    /// What it is about, and the counters that it is to have.
+    pub fn shown(&self) -> (&Arc<Shown>, Counters) {
+        let counters = self.counters.unwrap_or_else(|| self.shown.counters());
+        (&self.shown, counters)
+    }
+
+    /// Shows it; `put` puts a promotion in place of the one of its id, if there was one.
+    pub fn publish(self, put: impl FnOnce(Arc<Shown>)) {
+        let Change {
+            shown,
+            counters,
+            settles,
+        } = self;
+        match counters {
+            Some(counters) => shown.counters.store(counters),
+            None => put(shown.clone()),
+        }
+        // Not before it is shown.
+        if settles {
+            shown.unsettled.less();
+        }
+    }
 }
 
 impl Shown {
-    fn new(promotion: Promotion, attempts: Arc<Attempts>) -> Self {
+    fn new(promotion: Promotion, attempts: Arc<Attempts>, unsettled: Unsettled) -> Self {
         let counters = AtomicCell::new(promotion.counters);
         Shown {
             promotion,
             counters,
             attempts,
+            unsettled,
         }
     }
 
@@ -77,9 +141,10 @@ impl Shown {
         self.counters.load()
     }
 
-    /// Shows other counters.
-    pub fn set_counters(&self, counters: Counters) {
-        self.counters.store(counters);
+    /// Whether a batch is on its way that changes what grabs are refused for. Asked before anything else, so that what is read then is not
+    /// older than what anybody had seen.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled.0.load(Ordering::Acquire) != 0
     }
 
     /// Its terms.
@@ -99,22 +164,32 @@ impl Shown {
 }
 
 impl Shard {
-    /// Notes the promotions changed since the last call as they are now.
+    /// Notes the promotions changed since the last call as they are now. Each is shown, or [withdrawn](Shard::withdraw), later.
     pub fn take_touched(&mut self, mut note: impl FnMut(Touched)) {
         let mut touched = std::mem::take(&mut self.touched);
-        for number in touched.drain(..) {
+        for (number, before) in touched.drain(..) {
             // One whose creation was taken back is no longer there.
             if let Some(is_touched) = self.is_touched.get_mut(number as usize) {
                 *is_touched = false;
-                note(self.touched_as_it_is(number));
+                note(self.touched_as_it_is(number, before));
             }
         }
         self.touched = touched;
     }
 
+    /// What was touched was taken back, and is never shown.
+    pub fn withdraw(&self, touched: &Touched) {
+        // If its creation was taken back, too, it is no longer there.
+        if let Some(unsettled) = self.unsettled.get(touched.number as usize)
+            && touched.unsettles
+        {
+            unsettled.less();
+        }
+    }
+
     /// Forgets which promotions were changed.
     pub fn forget_touched(&mut self) {
-        for number in self.touched.drain(..) {
+        for (number, _) in self.touched.drain(..) {
             if let Some(is_touched) = self.is_touched.get_mut(number as usize) {
                 *is_touched = false;
             }
@@ -127,14 +202,20 @@ impl Shard {
     /// If there is no such promotion: what is committed is not taken back.
     pub fn show(&mut self, touched: Touched) -> Change {
         let number = touched.number as usize;
-        let shown = &mut self.shown[number];
-        match (touched.now, shown) {
-            (Now::Counters(counters), Some(shown)) => Change::Counters(shown.clone(), counters),
+        let (shown, counters) = match (touched.now, &mut self.shown[number]) {
+            (Now::Counters(counters), Some(shown)) => (shown.clone(), Some(counters)),
             (Now::Whole(promotion), shown) => {
-                let new = Arc::new(Shown::new(*promotion, self.attempts[number].clone()));
-                Change::Whole(shown.insert(new).clone())
+                let attempts = self.attempts[number].clone();
+                let unsettled = self.unsettled[number].clone();
+                let new = Arc::new(Shown::new(*promotion, attempts, unsettled));
+                (shown.insert(new).clone(), None)
             }
             (Now::Counters(_), None) => unreachable!("counters alone are of what is shown"),
+        };
+        Change {
+            shown,
+            counters,
+            settles: touched.unsettles,
         }
     }
 
@@ -145,21 +226,30 @@ impl Shard {
         let whole = |number| Touched {
             number,
             now: self.whole(number),
+            unsettles: false,
         };
         let touched: Vec<Touched> = numbers.map(whole).collect();
         let shown = touched.into_iter().map(|touched| self.show(touched));
         shown.collect()
     }
 
-    fn touched_as_it_is(&self, number: u32) -> Touched {
+    fn touched_as_it_is(&self, number: u32, before: Ground) -> Touched {
         let promotion = &self.promotions[number as usize];
+        let unsettles = Ground::of(promotion) != before;
+        if unsettles {
+            self.unsettled[number as usize].more();
+        }
         let now = match &self.shown[number as usize] {
             Some(shown) if shown.promotion.version == promotion.version => {
                 Now::Counters(promotion.counters)
             }
             _ => self.whole(number),
         };
-        Touched { number, now }
+        Touched {
+            number,
+            now,
+            unsettles,
+        }
     }
 
     fn whole(&self, number: u32) -> Now {

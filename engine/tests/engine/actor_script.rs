@@ -11,7 +11,7 @@ use qiang_engine::actor::{Actor, Effect};
 use qiang_engine::batch::{Batch, Part, Tag};
 use qiang_engine::replica::Folded;
 use qiang_engine::seen::Seen;
-use qiang_engine::shard::{Change, Decision, Moment};
+use qiang_engine::shard::{Decision, Moment};
 use qiang_engine::{Place, Record, Replica};
 
 use crate::script::{self, BEGINNING, Words};
@@ -127,12 +127,9 @@ impl ActorScript {
                 )
             }
             Effect::Publish(changes) => {
-                let changes = changes.into_iter().map(|change| {
-                    let (shown, remaining) = match change {
-                        Change::Whole(shown) => (shown.clone(), shown.counters().remaining),
-                        Change::Counters(shown, counters) => (shown, counters.remaining),
-                    };
-                    format!("{} {remaining} remaining", shown.id())
+                let changes = changes.iter().map(|change| {
+                    let (shown, counters) = change.shown();
+                    format!("{} {} remaining", shown.id(), counters.remaining)
                 });
                 format!("publish {}", changes.collect::<Vec<_>>().join(", "))
             }

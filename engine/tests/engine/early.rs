@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 
 use qiang_engine::early::{self, Refused};
 use qiang_engine::seen::Seen;
-use qiang_engine::shard::{Change, Moment};
+use qiang_engine::shard::Moment;
 use qiang_engine::{Answer, Command, PromotionId, Rejection, Shard};
 
 use crate::story::{self, Listener};
@@ -35,9 +35,7 @@ impl Listener for Early {
         let mut shown = shard_shown
             .show_all()
             .into_iter()
-            .map(|change| match change {
-                Change::Whole(shown) | Change::Counters(shown, _) => shown,
-            });
+            .map(|change| change.shown().0.clone());
         let Some(shown) = shown.find(|shown| *shown.id() == item.promotion_id) else {
             return;
         };

@@ -7,11 +7,13 @@ use proptest::prelude::*;
 
 use qiang_engine::actor::{Actor, Effect};
 use qiang_engine::batch::Batch;
+use qiang_engine::command::Code;
+use qiang_engine::promotion::Promotion;
 use qiang_engine::replica::Head;
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::seen::Seen;
 use qiang_engine::shard::{ApplyError, Change, Moment, Shown};
-use qiang_engine::{Command, Place, PromotionId, Record, Replica, ShardId, UnixMs};
+use qiang_engine::{Command, Place, PromotionId, Record, Replica, ShardId, UnixMs, early};
 
 use crate::support::{Driven, create, grab, promotion_id};
 
@@ -59,6 +61,8 @@ struct Shared {
     apart: Vec<Driven>,
     /// What readers see.
     shown: BTreeMap<PromotionId, Arc<Shown>>,
+    /// What grabs are refused for, as each proposal under way makes it: version and units left of every promotion.
+    grounds: Vec<BTreeMap<PromotionId, (u64, u64)>>,
 }
 
 impl Shared {
@@ -76,6 +80,7 @@ impl Shared {
             follower: Replica::new(SHARED_BY, 2),
             apart: (3..).take(SHARED_BY).map(Driven::new).collect(),
             shown: BTreeMap::new(),
+            grounds: Vec::new(),
         };
         shared.begin_stint();
         let sales = (0..SHARED_BY).map(|place| (place, create(&name(place), 20)));
@@ -101,6 +106,12 @@ impl Shared {
         self.actor.run_chores(1_000).unwrap();
         self.actor.end_turn(true);
         self.take_effects();
+        if self.grounds.len() < self.proposed.len() {
+            let shards = self.actor.replica().shards.iter();
+            let promotions = shards.flat_map(|shard| shard.promotions());
+            let grounds = promotions.map(|promotion| (promotion.id.clone(), ground(promotion)));
+            self.grounds.push(grounds.collect());
+        }
     }
 
     fn take_effects(&mut self) {
@@ -120,11 +131,21 @@ impl Shared {
     }
 
     fn show(&mut self, change: Change) {
-        match change {
-            Change::Counters(shown, counters) => shown.set_counters(counters),
-            Change::Whole(shown) => {
-                self.shown.insert(shown.id().clone(), shown);
-            }
+        change.publish(|shown| {
+            self.shown.insert(shown.id().clone(), shown);
+        });
+    }
+
+    /// A promotion is settled exactly while nothing under way makes anything else of it than is shown.
+    fn check_settled(&self) {
+        for (id, shown) in &self.shown {
+            let mut before = ground(&shown.promotion());
+            let mut changes = self.grounds.iter().filter_map(|grounds| {
+                let after = grounds[id];
+                (std::mem::replace(&mut before, after) != after).then_some(after)
+            });
+            let change = changes.next();
+            assert_eq!(shown.is_unsettled(), change.is_some(), "{id}: {change:?}");
         }
     }
 
@@ -133,6 +154,7 @@ impl Shared {
             return;
         }
         let bytes = self.proposed.remove(0);
+        self.grounds.remove(0);
         self.index += 1;
         self.actor.handle_batch(self.index, &bytes).unwrap();
         let batch = Batch::decode(&bytes).unwrap();
@@ -152,7 +174,9 @@ impl Shared {
             return;
         };
         let (me, _) = Batch::peek(&bytes).unwrap();
+        self.grounds.pop();
         self.actor.handle_refused(me).unwrap();
+        self.check_settled();
         while !self.proposed.is_empty() {
             self.commit();
         }
@@ -197,7 +221,12 @@ impl Shared {
         for promotion in committed {
             assert_eq!(self.shown[&promotion.id].promotion(), *promotion);
         }
+        self.check_settled();
     }
+}
+
+fn ground(promotion: &Promotion) -> (u64, u64) {
+    (promotion.version, promotion.counters.remaining)
 }
 
 fn name(place: usize) -> String {
@@ -298,6 +327,36 @@ fn every_shard_gets_a_checkpoint_of_its_own() {
     assert_eq!(checkpoints(&shared.proposed[0], 2), 1);
     assert_eq!(checkpoints(&shared.proposed[0], 1), 0);
     shared.commit();
+}
+
+#[test]
+fn nobody_is_refused_early_for_what_may_have_changed() {
+    let mut shared = Shared::new();
+    let stop = |stopped| Command::StopPromotion {
+        promotion_id: promotion_id(&name(0)),
+        stopped,
+    };
+    shared.turn(vec![(0, stop(true))]);
+    shared.commit();
+    let refuse = |shared: &Shared| {
+        let shown = &shared.shown[&promotion_id(&name(0))];
+        let grab = grab("o", "b", "203.0.113.9", &[(&*name(0), 1)]);
+        let refused = early::refuse(shown, &grab, &Seen::new(1), &Moment::at(UnixMs(shared.now)));
+        refused.map(|refused| refused.rejection.code)
+    };
+    assert_eq!(refuse(&shared), Some(Code::Stopped));
+    // Once it is decided it may be committed, and seen on another node, before it is shown here.
+    shared.turn(vec![(0, stop(false))]);
+    assert_eq!(refuse(&shared), None);
+    shared.turn(vec![(0, stop(true))]);
+    assert_eq!(refuse(&shared), None);
+    shared.commit();
+    assert_eq!(refuse(&shared), None, "it is on sale, and is to be stopped");
+    shared.commit();
+    assert_eq!(refuse(&shared), Some(Code::Stopped));
+    shared.turn(vec![(0, stop(false))]);
+    shared.refuse();
+    assert_eq!(refuse(&shared), Some(Code::Stopped), "it was taken back");
 }
 
 #[test]

@@ -45,6 +45,9 @@ const AT_ONCE_MAX: u32 = 3;
 /// One of so many things that partners ask deletes the promotion.
 const DELETES_ONE_IN: u32 = 400;
 
+/// One of so many people looks at some replica first.
+const LOOKS_FIRST_ONE_IN: u32 = 2;
+
 /// Units of one order at most.
 const UNITS_MAX: u32 = 3;
 
@@ -208,6 +211,10 @@ async fn visit(stage: Arc<Stage>, kept: Arc<Kept>, order: String) {
     stage.write(&order, |told| {
         told.items.push((kept.promotion.clone(), units));
     });
+    // Some come because of what they have just seen, which the node that they ask may not show yet.
+    if Random.random_range(0..LOOKS_FIRST_ONE_IN) == 0 {
+        read_stale(&stage, &kept).await;
+    }
     let call = begin(&stage, &kept.promotion, Question::Read);
     let answer = answer_to_grab(&stage, &order).await;
     match &answer {
