@@ -5,6 +5,7 @@
 //! everything it had to say to its actor before the actor is told to begin anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use openraft::{Config, Raft};
 use qiang_engine::ShardId;
 use qiang_engine::routing::{SHARDS, Sharing};
 use qiang_storage::{GroupId, GroupLog, Store};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::any_raft::{AnyRaft, MetaRaft};
@@ -55,8 +56,30 @@ pub struct Groups {
     meta_quiescence: Arc<Quiescence>,
     /// Where groups run, whoever starts them.
     home: Home,
-    /// Held while a group is started or stopped; false once no group may start any more.
-    open: tokio::sync::Mutex<bool>,
+    /// Held while a group is started or stopped.
+    open: tokio::sync::Mutex<Open>,
+}
+
+/// Which groups may run.
+struct Open {
+    /// Whether any may start.
+    is_open: bool,
+    /// Word of the end of each state machine there is.
+    ends: BTreeMap<GroupId, oneshot::Receiver<Infallible>>,
+}
+
+/// Kept by a state machine as long as it is there. Raft does not wait for it when it stops, so it may still have something to say then.
+#[derive(Debug)]
+pub struct Presence {
+    _end: oneshot::Sender<Infallible>,
+}
+
+impl Presence {
+    /// With word of its end.
+    pub fn new() -> (Self, oneshot::Receiver<Infallible>) {
+        let (end, word) = oneshot::channel();
+        (Presence { _end: end }, word)
+    }
 }
 
 impl Groups {
@@ -88,7 +111,10 @@ impl Groups {
             meta: RwLock::default(),
             meta_quiescence: Quiescence::new(META_GROUP, timing, None),
             home: Home::here(),
-            open: tokio::sync::Mutex::new(true),
+            open: tokio::sync::Mutex::new(Open {
+                is_open: true,
+                ends: BTreeMap::new(),
+            }),
         }
     }
 
@@ -178,17 +204,22 @@ impl Groups {
 
     /// Starts a group on what is on disk; one that runs goes on.
     pub async fn start(&self, group: GroupId) -> Result<AnyRaft, StartError> {
-        let open = self.open.lock().await;
+        let mut open = self.open.lock().await;
         if let Some(raft) = self.raft(group) {
             return Ok(raft);
         }
-        if !*open || !self.heard.contains_key(&group) {
+        if !open.is_open || !self.heard.contains_key(&group) {
             return Err(group_error(&name(group), &"it does not run on this node"));
         }
+        let (presence, end) = Presence::new();
         let raft = match self.shards.get(usize::from(group.0)) {
-            Some(shard) => self.home.host_all(self.start_shard(shard)).await?,
-            None => self.home.host_all(self.start_meta()).await?,
+            Some(shard) => {
+                let starting = self.start_shard(shard, presence);
+                self.home.host_all(starting).await?
+            }
+            None => self.home.host_all(self.start_meta(presence)).await?,
         };
+        open.ends.insert(group, end);
         if self.info.dc == WITNESS_DC {
             raft.set_elect(false);
         }
@@ -215,7 +246,11 @@ impl Groups {
         Ok(())
     }
 
-    async fn start_shard(&self, shard: &Arc<ShardGroup>) -> Result<AnyRaft, StartError> {
+    async fn start_shard(
+        &self,
+        shard: &Arc<ShardGroup>,
+        presence: Presence,
+    ) -> Result<AnyRaft, StartError> {
         let id = shard.id;
         let wrong = |error: &dyn std::fmt::Display| group_error(&name(id), &error);
         let log = self.store.log(id).map_err(|error| wrong(&error))?;
@@ -235,6 +270,7 @@ impl Groups {
             log_bytes: shard.log_bytes.clone(),
             applied: None,
             membership: StoredMembership::default(),
+            presence,
         };
         let network = Network {
             group: id,
@@ -256,11 +292,11 @@ impl Groups {
         Ok(raft)
     }
 
-    async fn start_meta(&self) -> Result<AnyRaft, StartError> {
+    async fn start_meta(&self, presence: Presence) -> Result<AnyRaft, StartError> {
         let wrong = |error: &dyn std::fmt::Display| group_error(&name(META_GROUP), &error);
         let log = self.store.log(META_GROUP).map_err(|error| wrong(&error))?;
         let (shown, snapshots) = (self.meta_state.clone(), self.store.snapshots(META_GROUP));
-        let machine = MetaMachine::new(shown, log.clone(), snapshots);
+        let machine = MetaMachine::new(shown, log.clone(), snapshots, presence);
         let network = Network {
             group: META_GROUP,
             peers: self.peers.clone(),
@@ -283,7 +319,7 @@ impl Groups {
     }
 
     /// Stops a group; its data stays.
-    async fn stop_one(&self, group: GroupId) {
+    async fn stop_one(&self, group: GroupId, open: &mut Open) {
         let Some(raft) = self.raft(group) else {
             return;
         };
@@ -297,6 +333,9 @@ impl Groups {
             quiescence.begin_anew(None);
         }
         raft.shutdown().await;
+        if let Some(end) = open.ends.remove(&group) {
+            let _ = end.await;
+        }
         if let Some(shard) = shard {
             shard.mailbox.push_log(LogEvent::Reset);
         }
@@ -304,8 +343,8 @@ impl Groups {
 
     /// Stops a group that has left this node, and deletes what it has here but its vote.
     pub async fn give_up(&self, group: GroupId) -> io::Result<()> {
-        let _open = self.open.lock().await;
-        self.stop_one(group).await;
+        let mut open = self.open.lock().await;
+        self.stop_one(group, &mut open).await;
         let log = self.store.log(group).map_err(io::Error::other)?;
         let snapshots = self.store.snapshots(group);
         blocking(move || {
@@ -318,15 +357,15 @@ impl Groups {
     /// Stops every group. None starts again until [`Groups::reopen`].
     pub async fn stop_all(&self) {
         let mut open = self.open.lock().await;
-        *open = false;
+        open.is_open = false;
         for group in self.all() {
-            self.stop_one(group).await;
+            self.stop_one(group, &mut open).await;
         }
     }
 
     /// Lets groups start again.
     pub async fn reopen(&self) {
-        *self.open.lock().await = true;
+        self.open.lock().await.is_open = true;
     }
 }
 

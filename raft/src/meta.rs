@@ -20,6 +20,7 @@ use qiang_storage::{GroupLog, SnapshotDir};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
+use crate::groups::Presence;
 use crate::snapshot::{self, SNAPSHOTS_KEPT, SnapshotFile};
 use crate::types::{LogId, Outcome, Payload, StoredMembership, TypeConfig};
 use crate::world::{blocking, watch};
@@ -136,11 +137,17 @@ pub struct MetaMachine {
     applied: Applied,
     log: GroupLog,
     snapshots: SnapshotDir,
+    _presence: Presence,
 }
 
 impl MetaMachine {
     /// A state machine that shows its state through `shown`.
-    pub fn new(shown: watch::Sender<MetaState>, log: GroupLog, snapshots: SnapshotDir) -> Self {
+    pub fn new(
+        shown: watch::Sender<MetaState>,
+        log: GroupLog,
+        snapshots: SnapshotDir,
+        presence: Presence,
+    ) -> Self {
         MetaMachine {
             shown,
             applied: Applied {
@@ -150,6 +157,7 @@ impl MetaMachine {
             },
             log,
             snapshots,
+            _presence: presence,
         }
     }
 

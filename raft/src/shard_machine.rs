@@ -12,6 +12,7 @@ use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend};
 use qiang_storage::{GroupId, GroupLog, SnapshotDir};
 
+use crate::groups::Presence;
 use crate::mailbox::{LogEvent, Mailbox};
 use crate::snapshot::{self, SnapshotBuilder, SnapshotFile};
 use crate::types::{LogId, Outcome, StoredMembership, TypeConfig};
@@ -32,6 +33,8 @@ pub struct ShardMachine {
     pub log_bytes: Arc<AtomicU64>,
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub presence: Presence,
 }
 
 impl ShardMachine {

@@ -12,6 +12,7 @@ use qiang_storage::Store;
 use tempfile::TempDir;
 
 use super::*;
+use crate::groups::Presence;
 use crate::log_store::encode_log_id;
 use crate::mailbox::{LogEvent, Mailbox};
 use crate::shard_machine::ShardMachine;
@@ -148,6 +149,7 @@ async fn who_hears_of_a_snapshot_reads_nothing_that_it_may_contradict() {
         log_bytes: Arc::default(),
         applied: Some(log_id(3)),
         membership: StoredMembership::default(),
+        presence: Presence::new().0,
     };
     let installed = machine.install_snapshot(&meta, file).await;
     installed.expect("it is taken in");

@@ -16,6 +16,7 @@ use openraft::{OptionalSend, StorageError};
 use qiang_storage::{GroupId, GroupLog};
 use tempfile::TempDir;
 
+use crate::groups::Presence;
 use crate::log_store::LogStore;
 use crate::mailbox::Mailbox;
 use crate::shard_machine::ShardMachine;
@@ -101,6 +102,7 @@ impl StoreBuilder<TypeConfig, LogStore, Logged, TempDir> for Builder {
             log_bytes: std::sync::Arc::default(),
             applied: None,
             membership: StoredMembership::default(),
+            presence: Presence::new().0,
         };
         let under_test = LogStore::new(store.log(under_test).expect("a new group's log"));
         Ok((dir, under_test, Logged { machine, log }))

@@ -108,7 +108,7 @@ impl Shared {
         self.take_effects();
         if self.grounds.len() < self.proposed.len() {
             let shards = self.actor.replica().shards.iter();
-            let promotions = shards.flat_map(|shard| shard.promotions());
+            let promotions = shards.flat_map(qiang_engine::Shard::promotions);
             let grounds = promotions.map(|promotion| (promotion.id.clone(), ground(promotion)));
             self.grounds.push(grounds.collect());
         }

@@ -3,7 +3,7 @@
 //! What runs is the product: nodes with their engine, Raft groups, peer protocol and storage logic, and the
 //! service behind the HTTP interface with its carts. What is simulated is the world (`net`, `machine`): frames
 //! are late, lost, doubled and reordered, links are cut one way or both, processes are killed, stand still and
-//! start again, disks lose what was not synced, clocks jump, leaders are moved, nodes join and leave. Buyers
+//! start again, disks lose what was not synced, clocks jump, leaders are moved, nodes join and leave (`faults`). Buyers
 //! (`buyers`, and many at once, `crowd`) grab, pay, cancel and repeat meanwhile; whether what they are refused can be true is known from what they asked for (`stock`).
 //! Shops (`shop`) add units and change the configuration, keepers stop and resume promotions (`doors`), stewards have others end sooner or later by the clock (`hours`, `clocks`), partners change one promotion at once (`partners`) and what they
 //! are told has one order (`versions`), patrons meet limits (`patrons`), somebody follows the flows of
@@ -17,6 +17,7 @@ mod buyers;
 mod clocks;
 mod crowd;
 mod doors;
+mod faults;
 mod hours;
 mod judge;
 mod machine;

@@ -1,16 +1,19 @@
 //! The backup that an operator took last amid everything, restored on another machine when the run is over: what it holds is there, what was undecided
-//! in it is undone, and the new cluster sells on, on one node and on four.
+//! in it is undone, and the new cluster sells on, on one node, while three more join amid faults, and on four.
 //!
 //! Invariant: the cluster that the backup was taken of is gone before another begins, so that never both sell.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use qiang_engine::Shard;
 use tokio::time::sleep;
 
 use crate::backup::{self, Saved};
-use crate::buyers::{Book, Told};
+use crate::buyers::{self, Book, Told, order_id};
 use crate::crowd::crowd;
+use crate::faults::Faults;
 use crate::hours;
 use crate::judge::{Judge, Part, judge_offers, judge_orders, parts};
 use crate::partners;
@@ -19,6 +22,12 @@ use crate::story::{CARTS_WITHIN, Stage, grow, settle};
 /// The machine of the new cluster, and those that join it: of numbers that none had before.
 const FIRST: (u64, &str) = (1_001, "a");
 const OTHERS: [(u64, &str); 3] = [(1_002, "a"), (1_003, "b"), (1_004, "b")];
+
+/// How long things go wrong while it grows.
+const FAULTS_LAST: Duration = Duration::from_secs(5);
+
+/// Buyers meanwhile: of numbers that none had before.
+const BUYERS: Range<usize> = 1_000..1_003;
 
 /// A backup, and what is in it.
 pub struct Kept {
@@ -42,12 +51,41 @@ pub async fn judge(stage: &Arc<Stage>) -> Result<(), String> {
     sleep(CARTS_WITHIN).await;
     settle(stage, &mut judge).await?;
     judge_restored(stage, &saved, &book).await?;
-    let mut sold = Vec::new();
-    sell(stage, &mut judge, "r", &mut sold).await?;
-    grow(stage, FIRST.0, OTHERS).await?;
-    settle(stage, &mut judge).await?;
+    stage.stock().begin_anew(|order| {
+        let mut known = saved
+            .shards
+            .iter()
+            .filter_map(|shard| shard.order(&order_id(order)));
+        known.any(|order| order.state.live())
+    });
+    sell(stage, &mut judge, "r", &book).await?;
+    grow_amid_faults(stage, &mut judge).await?;
     judge_restored(stage, &saved, &book).await?;
-    sell(stage, &mut judge, "g", &mut sold).await
+    sell(stage, &mut judge, "g", &book).await
+}
+
+/// Three more machines join while things go wrong and people buy.
+async fn grow_amid_faults(stage: &Arc<Stage>, judge: &mut Judge) -> Result<(), String> {
+    stage.set_quiet(false);
+    let buyers: Vec<_> = BUYERS
+        .map(|number| tokio::spawn(buyers::run(stage.clone(), number)))
+        .collect();
+    let growing = stage.clone();
+    let growing = tokio::spawn(async move { grow(&growing, FIRST.0, OTHERS).await });
+    let mut faults = Faults::amid_growth([FIRST].into_iter().chain(OTHERS));
+    faults.rage(stage, judge, FAULTS_LAST).await;
+    stage.set_quiet(true);
+    faults.heal(stage).await;
+    let panicked = |error| format!("a buyer panicked: {error}");
+    for buyer in buyers {
+        buyer.await.map_err(panicked)?;
+    }
+    let grown = growing.await;
+    grown.map_err(|error| format!("an operator panicked: {error}"))??;
+    faults.crowds_end().await?;
+    settle(stage, judge).await?;
+    sleep(CARTS_WITHIN).await;
+    settle(stage, judge).await
 }
 
 /// Holds what there is against what the backup had.
@@ -96,24 +134,26 @@ fn judge_order(
     }
 }
 
-/// Crowds of this name come to every promotion: of one with units enough something is granted, and none is oversold. What those who were
-/// `sold` something before were told is true, too.
+/// Crowds of this name come to every promotion: of one with units enough something is granted, and none is oversold. What all were told
+/// whose orders are not of `before` the restore is true, too.
 async fn sell(
     stage: &Arc<Stage>,
     judge: &mut Judge,
     crowds: &str,
-    sold: &mut Vec<String>,
+    before: &Book,
 ) -> Result<(), String> {
-    let before = stage.trace.granted();
+    let granted = stage.trace.granted();
     for offer in 0..stage.offers.len() {
-        sold.extend(crowd(stage.clone(), offer, format!("{crowds}-{offer}")).await);
+        crowd(stage.clone(), offer, format!("{crowds}-{offer}")).await;
     }
-    if stage.trace.granted() == before {
+    if stage.trace.granted() == granted {
         return Err("the restored cluster grants nothing".to_owned());
     }
     settle(stage, judge).await?;
     let shards = backup::of_settled(stage).await?.shards;
     judge_offers(stage, &shards, "after a restore");
-    judge_orders(stage, &shards, sold.iter().cloned());
+    let mut since = stage.book();
+    since.retain(|order, _| !before.contains_key(order));
+    judge_orders(stage, &shards, since.into_keys());
     Ok(())
 }

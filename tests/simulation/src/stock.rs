@@ -95,6 +95,16 @@ impl Stock {
         }
     }
 
+    /// From now on these orders hold what they asked for, and no others of before.
+    pub fn begin_anew(&mut self, holds: impl Fn(&str) -> bool) {
+        let orders: Vec<String> = self.orders.keys().cloned().collect();
+        for order in orders {
+            let known = self.orders.get_mut(&order).expect("it is one of them");
+            (known.stays, known.returned) = (holds(&order), false);
+            self.count(&order);
+        }
+    }
+
     /// Counts an order if it may hold units, and no longer if it cannot.
     fn count(&mut self, order: &str) {
         let order = self.orders.get_mut(order).expect("it was asked for");
@@ -139,6 +149,20 @@ mod tests {
             0,
             "what was returned stays so"
         );
+    }
+
+    #[test]
+    fn after_a_restore_the_orders_of_the_backup_hold_units() {
+        let promotion = PromotionId::new("A").expect("an id");
+        let mut stock = Stock::default();
+        for order in ["held", "returned since", "granted since"] {
+            let grab = stock.begin(order, &promotion, 1);
+            stock.end(grab, End::Held);
+        }
+        stock.returned("returned since");
+        stock.begin_anew(|order| order != "granted since");
+        let other = stock.begin("other", &promotion, 1);
+        assert_eq!(stock.end(other, End::Refused), 2);
     }
 
     #[test]

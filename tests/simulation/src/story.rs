@@ -8,24 +8,22 @@ use std::time::Duration;
 
 use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::promotion::Terms;
-use qiang_engine::routing::{SHARDS, Sharing, shard_of};
+use qiang_engine::routing::{SHARDS, Sharing};
 use qiang_engine::{Command, PromotionId};
-use qiang_raft::ClusterChange;
 use qiang_raft::world::Random;
 use rand::RngExt;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::Shape;
 use crate::backup;
 use crate::buyers::{self, Book, Told};
 use crate::clocks::Clocks;
-use crate::crowd::crowd;
 use crate::doors::{self, KEEPERS};
+use crate::faults::Faults;
 use crate::hours::{self, STEWARDS};
 use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed, right_clock};
-use crate::net::{Net, Quality};
+use crate::net::Net;
 use crate::partners::{self, FIRMS, Histories};
 use crate::patrons::{self, PATRONS};
 use crate::readers::{self, Read};
@@ -45,20 +43,11 @@ const SETTLE_WITHIN: Duration = Duration::from_mins(1);
 /// about, and one more question should the first be lost.
 pub const CARTS_WITHIN: Duration = Duration::from_millis(TENTATIVE_MS_MAX + 3_000);
 
-/// Faults come in bursts of so many at most, so that one meets what another has left.
-const BURST_FAULTS_MAX: u32 = 5;
-
-/// How long, in milliseconds, nothing goes wrong between two bursts at most: a few elections' time.
-const CALM_MS_MAX: u128 = 1_500;
-
-/// How often the judge looks while nothing goes wrong.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The longest pause before a machine joins that grows a cluster, in milliseconds.
+const JOINS_EVERY_MS: u64 = 1_500;
 
 /// So many orders, those of which buyers were told last, are looked at.
 const LATEST_MAX: usize = 16;
-
-/// How often it is looked whether something is over: often enough for what is to last just longer than a lease.
-const END_EVERY: Duration = Duration::from_millis(10);
 
 /// How long an order that expires is held.
 const EXPIRES_MS: u64 = 3_000;
@@ -154,6 +143,11 @@ impl Stage {
         self.quiet.load(Ordering::Relaxed)
     }
 
+    /// From now on buyers should end, or may go on.
+    pub fn set_quiet(&self, is_quiet: bool) {
+        self.quiet.store(is_quiet, Ordering::Relaxed);
+    }
+
     /// The processes that run, by machine.
     pub fn processes(&self) -> Vec<(u64, Process)> {
         let machines = lock(&self.machines);
@@ -161,6 +155,18 @@ impl Stage {
             .iter()
             .filter_map(|(id, machine)| Some((*id, machine.process()?.clone())));
         running.collect()
+    }
+
+    /// The numbers of all machines but those that start just now.
+    pub fn machines(&self) -> Vec<u64> {
+        lock(&self.machines).keys().copied().collect()
+    }
+
+    /// From now on each sync takes so much longer on a machine, until it was switched off.
+    pub fn stall_disk(&self, id: u64, by: Duration) {
+        if let Some(machine) = lock(&self.machines).get(&id) {
+            machine.stall_disk(by);
+        }
     }
 
     /// From now on nothing can be written on a machine, until it was switched off.
@@ -171,7 +177,7 @@ impl Stage {
     }
 
     /// Sets the clock of a machine to be so far ahead of the true time.
-    fn set_clock(&self, id: u64, ahead_ms: i64) {
+    pub fn set_clock(&self, id: u64, ahead_ms: i64) {
         if let Some(machine) = lock(&self.machines).get(&id) {
             self.clocks().set(id, ahead_ms);
             machine.clock.set_ahead_ms(ahead_ms);
@@ -200,7 +206,10 @@ impl Stage {
 
     /// Some process, as a load balancer that knows nothing would choose.
     pub fn any_process(&self) -> Option<Process> {
-        let ids: Vec<u64> = lock(&self.machines).keys().copied().collect();
+        let ids = self.machines();
+        if ids.is_empty() {
+            return None;
+        }
         let id = ids[Random.random_range(0..ids.len())];
         lock(&self.machines).get(&id)?.process().cloned()
     }
@@ -273,11 +282,16 @@ impl Stage {
         lock(&self.book).clone()
     }
 
-    async fn start(&self, id: u64, bootstrap: bool) {
+    /// Starts a process on a machine where none runs.
+    pub async fn start(&self, id: u64, bootstrap: bool) {
         // Taken off the stage meanwhile: to others it is a machine without a process.
         let Some(mut machine) = lock(&self.machines).remove(&id) else {
             return;
         };
+        if machine.process().is_some() {
+            lock(&self.machines).insert(id, machine);
+            return;
+        }
         if let Err(why) = machine.start(&self.net, bootstrap).await {
             self.trace.violate(why);
         }
@@ -315,10 +329,33 @@ impl Stage {
         Ok(())
     }
 
-    fn crash(&self, id: u64) {
+    /// Ends what runs on a machine, as a power failure would.
+    pub fn crash(&self, id: u64) {
         if let Some(machine) = lock(&self.machines).get_mut(&id) {
             machine.crash(&self.net);
         }
+    }
+
+    /// A machine comes that was never here before; nothing runs on it yet.
+    pub fn machine_comes(&self, id: u64, dc: &'static str) {
+        let machine = self.new_machine(id, dc);
+        lock(&self.machines).insert(id, machine);
+        self.set_clock(id, 0);
+    }
+
+    /// A machine is switched off and taken away.
+    pub fn machine_goes(&self, id: u64) {
+        self.crash(id);
+        lock(&self.machines).remove(&id);
+        self.clocks().forget(id);
+    }
+
+    /// Whether the clocks of all machines say the same.
+    pub fn clocks_agree(&self) -> bool {
+        let machines = lock(&self.machines);
+        let mut times = machines.values().map(|machine| machine.clock.now());
+        let first = times.next();
+        times.all(|time| Some(time) == first)
     }
 
     /// What runs on a machine.
@@ -373,38 +410,16 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape) -> Result<(), String> {
     users.extend((0..STEWARDS).map(|steward| tokio::spawn(hours::run(stage.clone(), steward))));
     users.extend((0..FIRMS).map(|firm| tokio::spawn(partners::run(stage.clone(), firm))));
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
-    let mut faults = Faults::new();
+    let mut faults = Faults::new(MACHINES);
     let mut judge = Judge::default();
-    let end = Instant::now() + shape.faults_last;
-    while Instant::now() < end && stage.trace.violation().is_none() {
-        for _ in 0..Random.random_range(1..=BURST_FAULTS_MAX) {
-            // Now and then one fault follows another at once.
-            let pause_ms = if Random.random_range(0..4) == 0 {
-                40
-            } else {
-                400
-            };
-            let until = Instant::now() + Duration::from_millis(Random.random_range(10..pause_ms));
-            while Instant::now() < until {
-                sleep(END_EVERY).await;
-                faults.end_what_is_over(stage).await;
-            }
-            faults.next(stage).await;
-            judge.look(stage);
-        }
-        calm(stage, &mut faults, &mut judge).await;
-    }
-    stage.quiet.store(true, Ordering::Relaxed);
+    faults.rage(stage, &mut judge, shape.faults_last).await;
+    stage.set_quiet(true);
     faults.heal(stage).await;
     for user in users {
         user.await
             .map_err(|error| format!("a user panicked: {error}"))?;
     }
-    for crowd in faults.crowds {
-        crowd
-            .await
-            .map_err(|error| format!("a crowd panicked: {error}"))?;
-    }
+    faults.crowds_end().await?;
     settle(stage, &mut judge).await?;
     resolve(stage).await?;
     sleep(CARTS_WITHIN).await;
@@ -415,25 +430,6 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape) -> Result<(), String> {
     }
     stage.trace.note("the end");
     Ok(())
-}
-
-/// Waits until what went wrong is over, and then a while. A fault bites only where something works: in a
-/// storm without an end no shard has a quorum, and nothing is granted that could be lost.
-async fn calm(stage: &Arc<Stage>, faults: &mut Faults, judge: &mut Judge) {
-    let mut left_ms = Random.random_range(0..CALM_MS_MAX);
-    while stage.trace.violation().is_none() {
-        for _ in 0..LOOK_EVERY.as_millis() / END_EVERY.as_millis() {
-            sleep(END_EVERY).await;
-            faults.end_what_is_over(stage).await;
-        }
-        judge.look(stage);
-        if faults.are_over() {
-            let Some(less) = left_ms.checked_sub(LOOK_EVERY.as_millis()) else {
-                return;
-            };
-            left_ms = less;
-        }
-    }
 }
 
 /// How the shards of a run share logs: in any way that there is.
@@ -465,13 +461,17 @@ pub async fn form(stage: &Arc<Stage>) -> Result<(), String> {
     settle(stage, &mut Judge::default()).await
 }
 
-/// New machines join the cluster that node `first` is.
+/// New machines join the cluster that node `first` is, one after another.
 pub async fn grow(
     stage: &Arc<Stage>,
     first: u64,
     machines: impl IntoIterator<Item = (u64, &'static str)>,
 ) -> Result<(), String> {
     for (id, dc) in machines {
+        sleep(Duration::from_millis(
+            Random.random_range(1..JOINS_EVERY_MS),
+        ))
+        .await;
         let mut machine = stage.new_machine(id, dc);
         if let Some(other) = lock(&stage.machines).get(&first) {
             machine.clock = other.clock.clone();
@@ -487,6 +487,10 @@ async fn join(stage: &Arc<Stage>, first: u64, (id, dc): (u64, &'static str)) -> 
     stage.start(id, false).await;
     let until = Instant::now() + SETTLE_WITHIN;
     while let Err(why) = add(stage, first, id, dc).await {
+        // It may have been added without an answer.
+        if stage.members().iter().any(|(member, _)| *member == id) {
+            break;
+        }
         if Instant::now() >= until {
             return Err(format!("node {id} was not added: {why}"));
         }
@@ -596,333 +600,4 @@ async fn resolve(stage: &Arc<Stage>) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// What goes wrong, and what operators do meanwhile.
-struct Faults {
-    /// Machines whose process was killed, and when it comes back.
-    down: BTreeMap<u64, Instant>,
-    /// Processes that stand still, and until when.
-    paused: BTreeMap<u64, Instant>,
-    /// Machines whose disk hangs, and when they lose their power.
-    stalled: BTreeMap<u64, Instant>,
-    /// Machines whose disk is full, and when somebody makes space and starts them again.
-    full: BTreeMap<u64, Instant>,
-    healed_at: Instant,
-    /// How far, in milliseconds, a clock has been ahead of the true time at most.
-    furthest_ahead_ms: i64,
-    /// The number of the next machine that joins.
-    next_machine: u64,
-    /// The machine that has joined since.
-    guest: Option<u64>,
-    /// Crowds that came when a process went on or links worked again.
-    crowds: Vec<JoinHandle<Vec<String>>>,
-}
-
-impl Faults {
-    fn new() -> Self {
-        Faults {
-            down: BTreeMap::new(),
-            paused: BTreeMap::new(),
-            stalled: BTreeMap::new(),
-            full: BTreeMap::new(),
-            healed_at: Instant::now(),
-            furthest_ahead_ms: 0,
-            next_machine: 5,
-            guest: None,
-            crowds: Vec::new(),
-        }
-    }
-
-    async fn next(&mut self, stage: &Arc<Stage>) {
-        self.end_what_is_over(stage).await;
-        let id = Random.random_range(1..=4_u64);
-        let other = Random.random_range(1..=4_u64);
-        match Random.random_range(0..100) {
-            0..=13 => self.crash(stage, id),
-            // A data centre, or more, at once.
-            14..=16 => (1..=4)
-                .filter(|_| Random.random_range(0..2) == 0)
-                .for_each(|id| self.crash(stage, id)),
-            17..=32 | 97..=99 => self.pause(stage, id),
-            33..=40 => self.isolate(stage, id),
-            41..=50 if id != other => {
-                stage
-                    .trace
-                    .note(format_args!("nothing arrives at {other} from {id}"));
-                stage.net.cut(id, other);
-                self.heals_in(mostly_short_ms(100));
-            }
-            51..=56 => self.part(stage),
-            57..=63 => {
-                let bad = Random.random_range(0..2) == 0;
-                stage.trace.note(if bad {
-                    "the network is bad"
-                } else {
-                    "the network is good"
-                });
-                stage
-                    .net
-                    .set_quality(if bad { Quality::BAD } else { Quality::GOOD });
-            }
-            64..=69 => {
-                let ahead_ms = Random.random_range(-20_000..20_000_i64);
-                stage
-                    .trace
-                    .note(format_args!("the clock of {id} is {ahead_ms} ms ahead"));
-                self.furthest_ahead_ms = self.furthest_ahead_ms.max(ahead_ms);
-                stage.set_clock(id, ahead_ms);
-            }
-            70..=81 => {
-                let shard = Random.random_range(0..16);
-                change(stage, ClusterChange::Lead { shard, node_id: id });
-            }
-            82..=84 => {
-                let dc = if id < 3 { "a" } else { "b" };
-                change(stage, ClusterChange::PreferDc { dc: dc.to_owned() });
-            }
-            85..=87 => {
-                let drain = other < 3;
-                change(stage, ClusterChange::Drain { node_id: id, drain });
-            }
-            88..=91 => self.join_or_leave(stage).await,
-            92..=94 => self.stall(stage, id),
-            95..=96 => self.fill(stage, id),
-            _ => {}
-        }
-    }
-
-    /// Whether nothing is wrong any more but the network's quality and the clocks.
-    fn are_over(&self) -> bool {
-        self.down.is_empty()
-            && self.paused.is_empty()
-            && self.stalled.is_empty()
-            && self.full.is_empty()
-            && self.healed_at <= Instant::now()
-    }
-
-    fn heals_in(&mut self, ms: u64) {
-        self.healed_at = self
-            .healed_at
-            .max(Instant::now() + Duration::from_millis(ms));
-    }
-
-    fn crash(&mut self, stage: &Arc<Stage>, id: u64) {
-        self.crash_for(stage, id, mostly_short_ms(10));
-    }
-
-    fn crash_for(&mut self, stage: &Arc<Stage>, id: u64, ms: u64) {
-        if self.down.contains_key(&id) {
-            return;
-        }
-        stage.trace.note(format_args!("{id} crashes for {ms} ms"));
-        self.paused.remove(&id);
-        self.stalled.remove(&id);
-        self.full.remove(&id);
-        stage.crash(id);
-        self.down
-            .insert(id, Instant::now() + Duration::from_millis(ms));
-    }
-
-    fn pause(&mut self, stage: &Arc<Stage>, id: u64) {
-        let Some(process) = stage.process(id) else {
-            return;
-        };
-        let ms = mostly_short_ms(50);
-        stage
-            .trace
-            .note(format_args!("{id} stands still for {ms} ms"));
-        process.life.pause();
-        self.paused
-            .insert(id, Instant::now() + Duration::from_millis(ms));
-    }
-
-    /// A disk hangs, and soon the power fails: what its node sent to others was not synced there.
-    fn stall(&mut self, stage: &Arc<Stage>, id: u64) {
-        if self.down.contains_key(&id) {
-            return;
-        }
-        stage.trace.note(format_args!("the disk of {id} hangs"));
-        if let Some(machine) = lock(&stage.machines).get(&id) {
-            machine.stall_disk(Duration::from_secs(2));
-        }
-        self.stalled.insert(
-            id,
-            Instant::now() + Duration::from_millis(Random.random_range(20..300)),
-        );
-    }
-
-    /// A disk becomes full, whatever waits to be synced there; its node goes on without what it wanted to write.
-    fn fill(&mut self, stage: &Arc<Stage>, id: u64) {
-        if self.down.contains_key(&id) {
-            return;
-        }
-        let ms = mostly_short_ms(20);
-        stage
-            .trace
-            .note(format_args!("the disk of {id} is full for {ms} ms"));
-        stage.fill_disk(id);
-        self.full
-            .insert(id, Instant::now() + Duration::from_millis(ms));
-    }
-
-    fn isolate(&mut self, stage: &Arc<Stage>, id: u64) {
-        stage.trace.note(format_args!("{id} is cut off"));
-        for other in 1..self.next_machine {
-            stage.net.cut(id, other);
-            stage.net.cut(other, id);
-        }
-        self.heals_in(mostly_short_ms(100));
-    }
-
-    /// The two data centres do not reach each other.
-    fn part(&mut self, stage: &Arc<Stage>) {
-        stage.trace.note("the data centres are parted");
-        for a in [1, 2] {
-            for b in [3, 4] {
-                stage.net.cut(a, b);
-                stage.net.cut(b, a);
-            }
-        }
-        self.heals_in(mostly_short_ms(100));
-    }
-
-    async fn join_or_leave(&mut self, stage: &Arc<Stage>) {
-        if let Some(guest) = self.guest {
-            change(
-                stage,
-                ClusterChange::Remove {
-                    node_id: guest,
-                    force: false,
-                },
-            );
-            return;
-        }
-        let id = self.next_machine;
-        self.next_machine += 1;
-        self.guest = Some(id);
-        let dc = if id.is_multiple_of(2) { "a" } else { "b" };
-        stage.trace.note(format_args!("{id} joins"));
-        let machine = stage.new_machine(id, dc);
-        lock(&stage.machines).insert(id, machine);
-        stage.set_clock(id, 0);
-        stage.start(id, false).await;
-        if let Some(process) = stage.any_process() {
-            let node = process.node.clone();
-            process
-                .life
-                .spawn(async move { node.add_node(id, &Net::address(id), dc, false).await });
-        }
-    }
-
-    async fn end_what_is_over(&mut self, stage: &Arc<Stage>) {
-        let now = Instant::now();
-        for id in take_over(&mut self.paused, now) {
-            if let Some(process) = stage.process(id) {
-                stage.trace.note(format_args!("{id} goes on"));
-                process.life.go_on();
-                self.crowds_come(stage);
-            }
-        }
-        for id in take_over(&mut self.stalled, now) {
-            self.crash_for(stage, id, Random.random_range(10..100));
-        }
-        for id in take_over(&mut self.full, now) {
-            self.crash_for(stage, id, Random.random_range(10..100));
-        }
-        for id in take_over(&mut self.down, now) {
-            stage.trace.note(format_args!("{id} starts"));
-            stage.start(id, false).await;
-        }
-        if self.healed_at <= now && stage.net.heal() {
-            self.crowds_come(stage);
-        }
-        self.dismiss_guest(stage);
-    }
-
-    /// A guest that has left the cluster is switched off.
-    fn dismiss_guest(&mut self, stage: &Arc<Stage>) {
-        let Some(guest) = self.guest else { return };
-        let gone = stage
-            .processes()
-            .iter()
-            .any(|(_, process)| process.node.cluster().removed.contains(&guest));
-        if gone {
-            stage.trace.note(format_args!("{guest} has left"));
-            stage.crash(guest);
-            lock(&stage.machines).remove(&guest);
-            stage.clocks().forget(guest);
-            self.guest = None;
-        }
-    }
-
-    /// Whoever waited asks at once, wherever a leader has no lease yet: while it comes back, what is refused and what is
-    /// accepted follow each other.
-    fn crowds_come(&mut self, stage: &Arc<Stage>) {
-        let statuses = stage.processes().into_iter();
-        let without_lease: BTreeSet<String> = statuses
-            .flat_map(|(_, process)| process.node.group_statuses())
-            .filter(|group| group.leads && !group.has_quorum)
-            .map(|group| group.group)
-            .collect();
-        for (number, offer) in stage.offers.iter().enumerate() {
-            if without_lease.contains(&shard_of(&offer.id).to_string()) {
-                let name = format!("c-{}", self.crowds.len());
-                let placed = crowd(stage.clone(), number, name);
-                self.crowds.push(tokio::spawn(placed));
-            }
-        }
-    }
-
-    /// Everything works again.
-    async fn heal(&mut self, stage: &Arc<Stage>) {
-        stage.trace.note("all is healed");
-        let now = Instant::now();
-        self.healed_at = now;
-        self.paused.values_mut().for_each(|until| *until = now);
-        self.stalled.values_mut().for_each(|until| *until = now);
-        self.full.values_mut().for_each(|until| *until = now);
-        self.down.values_mut().for_each(|until| *until = now);
-        stage.net.set_quality(Quality::GOOD);
-        self.end_what_is_over(stage).await;
-        self.down.values_mut().for_each(|until| *until = now);
-        self.end_what_is_over(stage).await;
-        // Not back to zero: deadlines that a clock far ahead has set would be as far away.
-        let ids: Vec<u64> = lock(&stage.machines).keys().copied().collect();
-        for id in ids {
-            stage.set_clock(id, self.furthest_ahead_ms);
-        }
-        let machines = lock(&stage.machines);
-        let mut times = machines.values().map(|machine| machine.clock.now());
-        let first = times.next();
-        assert!(times.all(|time| Some(time) == first), "healed clocks agree");
-    }
-}
-
-/// How long something is wrong, in milliseconds: from `shortest` to four seconds, and as often shorter than
-/// a lease or an election as longer, since it is around these that most can happen; most between the two, when a
-/// leader has no lease and no successor either, and so may get it back.
-fn mostly_short_ms(shortest: u64) -> u64 {
-    if Random.random_range(0..3) == 0 {
-        return Random.random_range(240..500);
-    }
-    let longest = [150, 300, 600, 4_000][Random.random_range(0..4)];
-    Random.random_range(shortest..longest)
-}
-
-/// Takes out what is over.
-fn take_over(until: &mut BTreeMap<u64, Instant>, now: Instant) -> Vec<u64> {
-    let over = until.extract_if(.., |_, until| *until <= now);
-    over.map(|(id, _)| id).collect()
-}
-
-/// An operator asks some node for a change and does not wait for the answer.
-fn change(stage: &Arc<Stage>, change: ClusterChange) {
-    stage.trace.note(format_args!("{change:?}"));
-    if let Some(process) = stage.any_process() {
-        let node = process.node.clone();
-        process
-            .life
-            .spawn(async move { node.change_cluster(change).await });
-    }
 }
