@@ -404,3 +404,7 @@ pub fn group_error(group: &str, why: &dyn std::fmt::Display) -> StartError {
         why: why.to_string(),
     }
 }
+
+#[cfg(test)]
+#[path = "groups_tests.rs"]
+mod tests;

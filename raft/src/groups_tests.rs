@@ -1,0 +1,84 @@
+//! What a group that is stopped has still to say.
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::*;
+use crate::mailbox::Mailbox;
+use crate::peer::{Credentials, Tcp};
+use crate::testing::empty_store;
+use crate::types::Payload;
+
+const GROUP: GroupId = GroupId(3);
+
+/// More entries than find room in a mailbox that nobody looks into.
+const ENTRIES: u64 = 1_200;
+
+/// Long enough for whatever waits for nothing.
+const A_WHILE: Duration = Duration::from_millis(200);
+
+fn groups() -> (TempDir, Arc<Groups>) {
+    let (dir, store) = empty_store();
+    let group = |log| {
+        let (mailbox, timing) = (Mailbox::new(), Timing::default());
+        Arc::new(ShardGroup::new(log, Sharing::NONE, mailbox, timing))
+    };
+    let shards = (0..Sharing::NONE.logs()).map(group).collect();
+    let identity = store.identity();
+    let credentials = Credentials::new(&identity.cluster_id, identity.incarnation, 1);
+    let peers = Peers::new(credentials, Arc::new(Tcp));
+    let (config, timing) = (Arc::new(Config::default()), Timing::default());
+    let groups = Groups::new(1, NodeInfo::default(), store, peers, shards, config, timing);
+    (dir, Arc::new(groups))
+}
+
+#[tokio::test]
+async fn a_group_has_said_everything_when_it_is_to_begin_anew() {
+    let (_dir, groups) = groups();
+    groups
+        .start(GROUP)
+        .await
+        .expect("a group of nothing starts");
+    let led = groups.lead_alone(GROUP, true).await;
+    led.expect("it leads itself");
+    let group = groups.shards[usize::from(GROUP.0)].clone();
+    let raft = group.raft().expect("it runs");
+    while !raft.is_leader() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..ENTRIES {
+        let raft = raft.clone();
+        let entry = Payload(Bytes::from_static(b"entry"));
+        tokio::spawn(async move { raft.client_write(entry).await });
+    }
+    let committed = || {
+        let committed = group.look(|metrics| metrics.local_committed);
+        let committed = committed.flatten().map(|log_id| log_id.index);
+        committed >= Some(ENTRIES)
+    };
+    while !committed() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(A_WHILE).await;
+    drop(raft);
+    let stopping = groups.clone();
+    let stopping = tokio::spawn(async move { stopping.give_up(GROUP).await });
+    sleep(A_WHILE).await;
+    let mut heard = 0;
+    loop {
+        match group.mailbox.take_log() {
+            Some(LogEvent::Reset) => break,
+            Some(_) => heard += 1,
+            None => sleep(Duration::from_millis(1)).await,
+        }
+    }
+    assert!(heard >= ENTRIES, "{heard} of {ENTRIES}, and the first ones");
+    let stopped = stopping.await.expect("it does not panic");
+    stopped.expect("it is cleared");
+    sleep(A_WHILE).await;
+    assert!(
+        group.mailbox.take_log().is_none(),
+        "nothing of its former life comes after its end"
+    );
+}
