@@ -205,7 +205,7 @@ impl Shard {
         self.seen = Some(seen);
     }
 
-    /// Notes that a promotion is about to be changed.
+    /// Notes that a promotion is about to be changed, or was just created.
     fn touch(&mut self, number: u32) {
         if !std::mem::replace(&mut self.is_touched[number as usize], true) {
             let before = Ground::of(&self.promotions[number as usize]);
