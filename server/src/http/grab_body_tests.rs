@@ -235,6 +235,7 @@ fn what_is_not_plain_is_left_to_json() {
         ("o-1", "o\t1"),
         ("o-1\"", "o-1\n\""),
         ("pin\"", "pin \""),
+        ("{\"order_id\"", "{\"order_id\" \"order_id\""),
         ("o-1", ""),
         ("o-1", "订单"),
         ("order_id", "order"),
