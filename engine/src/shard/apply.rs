@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::moves::{NewOrder, Units};
 use super::orders::{Line, stored_remaining};
-use super::shown::Unsettled;
 use super::{Shard, digest};
 use crate::ids::{OrderId, Place, PromotionId, TryId, UnixMs};
 use crate::order::{CartPart, CartRole, GrantedItem, Order, OrderState, ReturnReason, Told};
@@ -186,9 +185,8 @@ impl Shard {
         self.promotion_terms.push(term);
         self.promotion_names.insert(promotion.id.clone(), number);
         self.promotions.push(promotion.clone());
-        self.attempts.push(Arc::default());
+        self.shared.push(Arc::default());
         self.shown.push(None);
-        self.unsettled.push(Unsettled::default());
         self.is_touched.push(false);
         self.promotion_index
             .insert(self.hasher.hash(promotion.id.as_bytes()), number);
@@ -204,9 +202,8 @@ impl Shard {
         let term = self.promotion_terms.pop().expect("its number was found");
         self.digest = self.digest.wrapping_sub(term);
         self.promotions.pop();
-        self.attempts.pop();
+        self.shared.pop();
         self.shown.pop();
-        self.unsettled.pop();
         self.touched.retain(|(touched, _)| *touched != number);
         self.is_touched.pop();
         self.promotion_names.remove(promotion_id);

@@ -198,7 +198,7 @@ impl Shard {
         for item in grab.items.iter().take(reached) {
             if let Some(number) = self.promotion_number(&item.promotion_id) {
                 let terms = &self.promotions[number as usize].terms;
-                self.attempts[number as usize].count(terms, moment);
+                self.attempts_of(number).count(terms, moment);
             }
         }
     }
@@ -258,9 +258,7 @@ impl Shard {
         if let Some(code) = closed_to(promotion, grab.channel, moment.now) {
             return reject(code, Some(&item.promotion_id));
         }
-        if let Some(retry_after_ms) =
-            self.attempts[number as usize].used_up(&promotion.terms, moment)
-        {
+        if let Some(retry_after_ms) = self.attempts_of(number).used_up(&promotion.terms, moment) {
             return reject(
                 Code::RateLimited { retry_after_ms },
                 Some(&item.promotion_id),

@@ -49,7 +49,7 @@ use crate::promotion::{Promotion, PromotionView};
 use crate::seen::Seen;
 use index::{Index, PARTS, Vacancy};
 use orders::{Deadlines, Line, OrderSlot};
-use shown::{Ground, Unsettled};
+use shown::{Ground, Shared};
 use slab::Slab;
 use texts::Texts;
 use usage::{KeyHasher, Usages};
@@ -64,11 +64,9 @@ pub struct Shard {
     /// The number found last: a grab looks for its promotion to be decided, counted and applied.
     latest_promotion: Cell<u32>,
     /// By number of the promotion. A clone of the shard shares them.
-    attempts: Vec<Arc<Attempts>>,
+    shared: Vec<Arc<Shared>>,
     /// By number of the promotion: what readers are shown of it, once it was committed. A clone of the shard shares them.
     shown: Vec<Option<Arc<Shown>>>,
-    /// By number of the promotion. A clone of the shard shares them.
-    unsettled: Vec<Unsettled>,
     /// Promotions changed since they were last taken, each once, and what they were before.
     touched: Vec<(u32, Ground)>,
     /// Whether a promotion is among them, by number.
@@ -102,9 +100,8 @@ impl Shard {
             promotion_names: BTreeMap::new(),
             promotion_index: Index::new(1),
             latest_promotion: Cell::new(0),
-            attempts: Vec::new(),
+            shared: Vec::new(),
             shown: Vec::new(),
-            unsettled: Vec::new(),
             touched: Vec::new(),
             is_touched: Vec::new(),
             texts: Texts::new(),
@@ -215,11 +212,15 @@ impl Shard {
 
     fn view_at(&self, number: u32, moment: &Moment) -> PromotionView {
         let promotion = self.promotions[number as usize].clone();
-        let attempts = self.attempts[number as usize].at(&promotion.terms, moment);
+        let attempts = self.attempts_of(number).at(&promotion.terms, moment);
         PromotionView {
             promotion,
             attempts,
         }
+    }
+
+    fn attempts_of(&self, number: u32) -> &Attempts {
+        &self.shared[number as usize].attempts
     }
 
     fn promotion_number(&self, promotion_id: &PromotionId) -> Option<u32> {

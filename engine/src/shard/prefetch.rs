@@ -104,7 +104,7 @@ impl<'a> Ahead<'a> {
             self.searches.extend([pin, ip]);
             let at = number as usize;
             self.promotions
-                .push((&shard.promotions[at], &shard.attempts[at]));
+                .push((&shard.promotions[at], shard.attempts_of(number)));
         }
         if let Some(seen) = &shard.seen {
             for key in [seen.order(order_id), seen.pin(pin), seen.ip(ip)] {

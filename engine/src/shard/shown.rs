@@ -29,21 +29,26 @@ pub struct Shown {
     /// The promotion but for its counters, which are of when it was first shown so.
     promotion: Promotion,
     counters: AtomicCell<Counters>,
-    attempts: Arc<Attempts>,
-    unsettled: Unsettled,
+    shared: Arc<Shared>,
 }
 
-/// How many batches on their way unsettle a promotion, shared by all that is shown of it. Its actor counts; anybody looks.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Unsettled(Arc<AtomicU32>);
+/// What a shard and all that is shown of a promotion share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) attempts: Attempts,
+    /// How many batches on their way unsettle the promotion. Its actor counts; anybody looks.
+    unsettled: AtomicU32,
+}
 
-impl Unsettled {
-    fn more(&self) {
-        self.0.fetch_add(1, Ordering::Release);
+impl Shared {
+    fn unsettle(&self) {
+        let unsettled = self.unsettled.load(Ordering::Relaxed);
+        self.unsettled.store(unsettled + 1, Ordering::Release);
     }
 
-    fn less(&self) {
-        self.0.fetch_sub(1, Ordering::Release);
+    fn settle(&self) {
+        let unsettled = self.unsettled.load(Ordering::Relaxed);
+        self.unsettled.store(unsettled - 1, Ordering::Release);
     }
 }
 
@@ -107,19 +112,18 @@ impl Change {
         }
         // Not before it is shown.
         if settles {
-            shown.unsettled.less();
+            shown.shared.settle();
         }
     }
 }
 
 impl Shown {
-    fn new(promotion: Promotion, attempts: Arc<Attempts>, unsettled: Unsettled) -> Self {
+    fn new(promotion: Promotion, shared: Arc<Shared>) -> Self {
         let counters = AtomicCell::new(promotion.counters);
         Shown {
             promotion,
             counters,
-            attempts,
-            unsettled,
+            shared,
         }
     }
 
@@ -144,7 +148,7 @@ impl Shown {
     /// Whether a batch is on its way that changes what grabs are refused for. Asked before anything else, so that what is read then is not
     /// older than what anybody had seen.
     pub fn is_unsettled(&self) -> bool {
-        self.unsettled.0.load(Ordering::Acquire) != 0
+        self.shared.unsettled.load(Ordering::Acquire) != 0
     }
 
     /// Its terms.
@@ -159,7 +163,7 @@ impl Shown {
 
     /// Its attempts, in the present window.
     pub fn attempts(&self) -> &Attempts {
-        &self.attempts
+        &self.shared.attempts
     }
 }
 
@@ -180,10 +184,10 @@ impl Shard {
     /// What was touched was taken back, and is never shown.
     pub fn withdraw(&self, touched: &Touched) {
         // If its creation was taken back, too, it is no longer there.
-        if let Some(unsettled) = self.unsettled.get(touched.number as usize)
+        if let Some(shared) = self.shared.get(touched.number as usize)
             && touched.unsettles
         {
-            unsettled.less();
+            shared.settle();
         }
     }
 
@@ -205,9 +209,7 @@ impl Shard {
         let (shown, counters) = match (touched.now, &mut self.shown[number]) {
             (Now::Counters(counters), Some(shown)) => (shown.clone(), Some(counters)),
             (Now::Whole(promotion), shown) => {
-                let attempts = self.attempts[number].clone();
-                let unsettled = self.unsettled[number].clone();
-                let new = Arc::new(Shown::new(*promotion, attempts, unsettled));
+                let new = Arc::new(Shown::new(*promotion, self.shared[number].clone()));
                 (shown.insert(new).clone(), None)
             }
             (Now::Counters(_), None) => unreachable!("counters alone are of what is shown"),
@@ -237,7 +239,7 @@ impl Shard {
         let promotion = &self.promotions[number as usize];
         let unsettles = Ground::of(promotion) != before;
         if unsettles {
-            self.unsettled[number as usize].more();
+            self.shared[number as usize].unsettle();
         }
         let now = match &self.shown[number as usize] {
             Some(shown) if shown.promotion.version == promotion.version => {
