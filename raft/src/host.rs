@@ -11,12 +11,13 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use qiang_engine::actor::{Actor, Effect, Fatal};
 use qiang_engine::shard::{Moment, PREFETCH_MAX};
-use qiang_engine::{Refusal, Replica};
+use qiang_engine::{PromotionId, Refusal, Replica, UnixMs};
 use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::board::Board;
+use crate::closings::Closings;
 use crate::group::{ShardGroup, raft_status};
 use crate::mailbox::LogEvent;
 use crate::node::CourierJob;
@@ -44,6 +45,7 @@ const BLANK_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Surroundings {
     pub board: Board,
     pub policy: PolicyCell,
+    pub closings: Closings,
     pub courier: mpsc::Sender<CourierJob>,
     /// How long a quorum's answer is trusted.
     pub lease: Duration,
@@ -294,11 +296,20 @@ impl Seat {
         actor.run_deadlines()?;
         if self.chores_at <= Instant::now() {
             self.chores_at = Instant::now() + CHORES_INTERVAL;
-            actor.run_chores(policy.order_retention_ms)?;
+            actor.run_chores(policy.order_retention_ms, |id| self.closed_elsewhere(id))?;
         }
         // After everything was taken and decided: whoever asked later may know more than this state.
         actor.end_turn(self.has_lease());
         Ok(commands > 0)
+    }
+
+    /// When a promotion of another shard was closed, as far as this node knows.
+    fn closed_elsewhere(&self, promotion_id: &PromotionId) -> Option<UnixMs> {
+        self.around.closings.of(promotion_id, || {
+            self.send_courier(CourierJob::Closing {
+                promotion_id: promotion_id.clone(),
+            });
+        })
     }
 
     /// Takes commands that wait, until they are worth being looked at together; how many they are.
@@ -405,7 +416,7 @@ impl Seat {
         self.effects = effects;
     }
 
-    /// A job that finds no room is dropped: the actor asks and tells again until it is acknowledged.
+    /// A job that finds no room is dropped: the actor asks and tells again until it is acknowledged, and asks again when a promotion closed.
     fn send_courier(&self, job: CourierJob) {
         if self.around.courier.try_send(job).is_err() {
             tracing::debug!(group = self.group.id.0, "the courier is busy");

@@ -25,6 +25,7 @@ fn seat() -> Seat {
     let around = Surroundings {
         board: Board::default(),
         policy: PolicyCell::new(policy),
+        closings: Closings::default(),
         courier: mpsc::channel(1).0,
         lease: Duration::ZERO,
         clock: Clock::default(),

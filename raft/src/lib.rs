@@ -9,6 +9,7 @@ mod answers;
 mod any_raft;
 pub mod backup;
 pub mod board;
+mod closings;
 pub mod cluster;
 mod contacts;
 mod early;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::answers::Answers;
 use crate::board::Board;
+use crate::closings::Closings;
 use crate::cluster::Cluster;
 use crate::early::Early;
 use crate::flows::{FlowError, FlowReader};
@@ -67,6 +68,11 @@ pub enum CourierJob {
         /// What, and to whom.
         tell: Tell,
     },
+    /// Ask when a promotion was closed, and [note](Node::note_closing) it.
+    Closing {
+        /// Which.
+        promotion_id: PromotionId,
+    },
 }
 
 /// A running node. Clones share it.
@@ -84,6 +90,7 @@ struct Inner {
     flows: Vec<FlowReader>,
     board: Board,
     policy: PolicyCell,
+    closings: Closings,
     courier: Mutex<Option<mpsc::Receiver<CourierJob>>>,
     /// Groups whose membership or leadership is being changed.
     changing: Mutex<BTreeSet<GroupId>>,
@@ -107,9 +114,11 @@ impl Node {
         let policy = PolicyCell::new(policy);
         let board = Board::default();
         let (courier, jobs) = mpsc::channel(room(COURIER_JOBS_MAX));
+        let closings = Closings::default();
         let around = Surroundings {
             board: board.clone(),
             policy: policy.clone(),
+            closings: closings.clone(),
             courier,
             lease: options.timing.lease(),
             clock: world.clock.clone(),
@@ -165,6 +174,7 @@ impl Node {
             flows,
             board,
             policy,
+            closings,
             courier: Mutex::new(Some(jobs)),
             changing: Mutex::default(),
             draining: AtomicBool::new(false),
@@ -313,6 +323,11 @@ impl Node {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+
+    /// Notes when a promotion was closed, for shards that have it in carts.
+    pub fn note_closing(&self, promotion_id: PromotionId, at: UnixMs) {
+        self.inner.closings.note(promotion_id, at);
     }
 
     /// Puts a policy in force.

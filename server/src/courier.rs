@@ -38,6 +38,7 @@ pub async fn run_courier(service: Service, mut jobs: mpsc::Receiver<CourierJob>)
                     home,
                 } => ask(&service, guest, order_id, try_id, &home).await,
                 CourierJob::Tell { home, tell } => self::tell(&service, home, tell).await,
+                CourierJob::Closing { promotion_id } => find_closing(&service, promotion_id).await,
             }
             drop(place);
         });
@@ -102,5 +103,15 @@ async fn tell(service: &Service, home: ShardId, tell: Tell) {
         if let Err(refusal) = service.ask(home, told, until).await {
             tracing::debug!(?refusal, "home will tell its guests again");
         }
+    }
+}
+
+/// Notes when a promotion was closed, if some replica has it so: what is closed stays closed.
+async fn find_closing(service: &Service, promotion_id: PromotionId) {
+    let node = service.node();
+    let found = node.stale_promotion(&promotion_id).await;
+    let closed = found.and_then(|stale| stale.promotion?.closed);
+    if let Some((_, at)) = closed {
+        node.note_closing(promotion_id, at);
     }
 }

@@ -3,7 +3,7 @@
 use super::{Actor, Effect, Fatal, Pending};
 use crate::batch::{Batch, Tag};
 use crate::command::{Answer, Command, Refusal};
-use crate::ids::Place;
+use crate::ids::{Place, PromotionId, UnixMs};
 use crate::limits::{
     BATCH_RECORDS_MAX, CHECKPOINT_RECORDS, COURIER_RETRY_MS, ENTRIES_IN_FLIGHT_MAX, EXPIRE_BITE,
     EXPIRE_BITE_IDLE, FORGET_BITE, RECORDS_ON_THEIR_WAY_FEW,
@@ -129,25 +129,34 @@ impl<R> Actor<R> {
 
     /// What is looked at now and then: ends of promotions, retention, guests still to be told. The
     /// host calls it a few times a second within a turn. Orders are forgotten `retention_ms` after
-    /// their promotions closed.
-    pub fn run_chores(&mut self, retention_ms: u64) -> Result<(), Fatal> {
+    /// their promotions closed; `closed` is asked when those of other shards did, as far as is known.
+    pub fn run_chores(
+        &mut self,
+        retention_ms: u64,
+        closed: impl Fn(&PromotionId) -> Option<UnixMs>,
+    ) -> Result<(), Fatal> {
         if self.stint.is_none() {
             return Ok(());
         }
         for place in (0..self.desks.len()).map(place_at) {
-            self.run_chores_of(place, retention_ms)?;
+            self.run_chores_of(place, retention_ms, &closed)?;
         }
         Ok(())
     }
 
-    fn run_chores_of(&mut self, place: Place, retention_ms: u64) -> Result<(), Fatal> {
+    fn run_chores_of(
+        &mut self,
+        place: Place,
+        retention_ms: u64,
+        closed: impl Fn(&PromotionId) -> Option<UnixMs>,
+    ) -> Result<(), Fatal> {
         let now = self.turn.moment.now;
         for record in self.shard_mut(place)?.ended(now, FORGET_BITE) {
             self.accept(place, record)?;
         }
         let cursor = self.desks[place.index()].forget_cursor;
         let shard = self.shard_mut(place)?;
-        let (forgotten, cursor) = shard.forgettable(cursor, now, retention_ms);
+        let (forgotten, cursor) = shard.forgettable(cursor, now, retention_ms, closed);
         self.desks[place.index()].forget_cursor = cursor;
         if let Some(record) = forgotten {
             self.accept(place, record)?;

@@ -130,13 +130,18 @@ impl Shard {
 
     /// One bite of forgetting: looks at some order slots from `cursor` on and at the nonces, and
     /// returns the record that forgets what is past its retention, if anything is, and the next
-    /// cursor. An order is past it `retention_ms` after all its promotions closed.
+    /// cursor. An order is past it `retention_ms` after all its promotions closed; `closed` is asked when those
+    /// of other shards did, as far as is known.
     pub fn forgettable(
         &self,
         cursor: u32,
         now: UnixMs,
         retention_ms: u64,
+        closed: impl Fn(&PromotionId) -> Option<UnixMs>,
     ) -> (Option<Record>, u32) {
+        let is_past = |closed: Option<UnixMs>| {
+            closed.is_some_and(|closed| now >= closed.plus_ms(retention_ms))
+        };
         let end = self.orders.end();
         let mut orders = Vec::new();
         let mut slot = if cursor >= end { 0 } else { cursor };
@@ -144,7 +149,10 @@ impl Shard {
             if slot >= end || orders.len() >= FORGET_BITE {
                 break;
             }
-            if self.orders.get(slot).taken() && self.past_retention(slot, now, retention_ms) {
+            if self.orders.get(slot).taken()
+                && self.is_over(slot, is_past)
+                && self.is_over_elsewhere(slot, |promotion| is_past(closed(promotion)))
+            {
                 orders.push(self.order_at(slot));
             }
             slot += 1;
@@ -163,14 +171,25 @@ impl Shard {
         )
     }
 
-    fn past_retention(&self, slot: u32, now: UnixMs, retention_ms: u64) -> bool {
-        let closed = |at: UnixMs| now >= at.plus_ms(retention_ms);
+    /// Whether an order is closed and `is_past` holds for when each of its promotions on this shard was.
+    fn is_over(&self, slot: u32, is_past: impl Fn(Option<UnixMs>) -> bool) -> bool {
         self.orders.get(slot).state().closed_at().is_some()
             && !self.untold.contains(&slot)
             && self.lines(slot).all(|line| {
-                self.promotion_at(line.promotion)
-                    .closed
-                    .is_some_and(|(_, at)| closed(at))
+                let closed = self.promotion_at(line.promotion).closed;
+                is_past(closed.map(|(_, at)| at))
             })
+    }
+
+    /// Whether `is_past` holds for each promotion of other shards in an order that this one decides about. They may still have it
+    /// returned, or asked for, and only this shard can say what became of it.
+    fn is_over_elsewhere(&self, slot: u32, is_past: impl Fn(&PromotionId) -> bool) -> bool {
+        let Some(CartRole::Home { items, .. }) = self.cart(slot).map(|cart| &cart.role) else {
+            return true;
+        };
+        items.iter().all(|item| {
+            let id = &item.promotion_id;
+            self.promotion_number(id).is_some() || is_past(id)
+        })
     }
 }

@@ -103,7 +103,7 @@ fn nothing_is_kept_of_orders_that_were_forgotten() {
             },
         );
     }
-    let (record, _) = shard.forgettable(0, UnixMs(2_000), 1_000);
+    let (record, _) = shard.forgettable(0, UnixMs(2_000), 1_000, |_| None);
     shard.apply(&record.unwrap()).unwrap();
     assert_nothing_is_kept(&shard);
 }

@@ -178,7 +178,7 @@ impl Script for ActorScript {
             }
             "chores" => {
                 self.actor.begin_turn(self.moment);
-                self.actor.run_chores(10_000).unwrap();
+                self.actor.run_chores(10_000, |_| None).unwrap();
                 self.actor.end_turn(self.lease);
             }
             "lease" => self.lease = words.word(0) == "held",

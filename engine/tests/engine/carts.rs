@@ -647,7 +647,7 @@ fn twins_that_outlast_the_nonce_do_not_revive_a_cart() {
     cluster.settle();
     cluster.wait(120_000);
     for shard in &mut cluster.shards {
-        let (record, _) = shard.shard.forgettable(0, cluster.now, u64::MAX);
+        let (record, _) = shard.shard.forgettable(0, cluster.now, u64::MAX, |_| None);
         if let Some(record) = record {
             shard.apply(record);
         }
@@ -747,4 +747,56 @@ fn a_cart_that_one_shard_refuses_leaves_nothing_and_may_be_tried_again() {
         cluster.promised.contains_key(&id_of(4)),
         "the second try is granted"
     );
+}
+
+/// The guest's promotion is still on sale when home's has long been over: only home can have the units returned.
+#[test]
+fn home_keeps_a_cart_for_as_long_as_any_of_its_promotions() {
+    const RETENTION_MS: u64 = 10_000;
+    let mut cluster = Cluster::new();
+    cluster.begin(0);
+    while let Some(message) = cluster.messages.pop() {
+        cluster.deliver(message);
+    }
+    let pay = Command::Confirm { order_id: id_of(0) };
+    let moment = Moment::at(cluster.now);
+    cluster.shards[0].execute(&pay, &moment).unwrap();
+    cluster.settle();
+    let over = |name| Command::DeletePromotion {
+        promotion_id: promotion_id(name),
+    };
+    let moment = Moment::at(cluster.now);
+    cluster.shards[0].execute(&over("A"), &moment).unwrap();
+    cluster.wait(RETENTION_MS);
+
+    let now = cluster.now;
+    let forgets = |cluster: &Cluster, closed: Option<UnixMs>| {
+        let closed = |promotion: &PromotionId| {
+            assert_eq!(promotion.as_str(), "B", "A is its own");
+            closed
+        };
+        let home = &cluster.shards[0].shard;
+        let (record, _) = home.forgettable(0, now, RETENTION_MS, closed);
+        record.is_some_and(|record| record.concerns_order(&id_of(0)))
+    };
+    let ago = |ms: u64| Some(UnixMs(now.0 - ms));
+    assert!(!forgets(&cluster, None), "B is on sale");
+    assert!(!forgets(&cluster, ago(RETENTION_MS - 1)), "B was just over");
+    assert!(forgets(&cluster, ago(RETENTION_MS)));
+
+    let refund = Command::Cancel {
+        order_id: id_of(0),
+        reason: ReturnReason::User,
+        refund: true,
+        promotion_id: None,
+    };
+    let moment = Moment::at(now);
+    cluster.shards[0].execute(&refund, &moment).unwrap();
+    assert!(
+        !forgets(&cluster, ago(RETENTION_MS)),
+        "guests are to be told"
+    );
+    cluster.settle();
+    assert!(forgets(&cluster, ago(RETENTION_MS)));
+    cluster.check_agreement();
 }

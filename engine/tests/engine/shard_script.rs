@@ -50,7 +50,11 @@ impl ShardScript {
             said.push(say_record(&record));
             self.driven.apply(record);
         }
-        if let (Some(record), _) = self.driven.shard.forgettable(0, now, self.retention_ms) {
+        if let (Some(record), _) = self
+            .driven
+            .shard
+            .forgettable(0, now, self.retention_ms, |_| Some(now))
+        {
             said.push(say_record(&record));
             self.driven.apply(record);
         }

@@ -103,7 +103,7 @@ impl Shared {
             self.actor.handle_command(place, &command, ()).unwrap();
         }
         self.actor.run_deadlines().unwrap();
-        self.actor.run_chores(1_000).unwrap();
+        self.actor.run_chores(1_000, |_| None).unwrap();
         self.actor.end_turn(true);
         self.take_effects();
         if self.grounds.len() < self.proposed.len() {

@@ -256,7 +256,10 @@ impl<L: Listener> Telling<'_, L> {
 
     fn forget(&mut self) {
         let now = self.moment.now;
-        let (record, _) = self.driven.shard.forgettable(0, now, RETENTION_MS);
+        let (record, _) = self
+            .driven
+            .shard
+            .forgettable(0, now, RETENTION_MS, |_| Some(UnixMs(0)));
         self.listener.on_forgotten(record.as_ref(), now);
         if let Some(record) = record {
             self.apply(record);

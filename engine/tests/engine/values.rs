@@ -169,11 +169,15 @@ fn closed_with_orders(orders: usize) -> Driven {
 #[test]
 fn forgetting_takes_bounded_bites_and_comes_round_to_every_order() {
     let mut driven = closed_with_orders(5_000);
-    let (nothing, _) = driven.shard.forgettable(0, UnixMs(11_999), 10_000);
+    let (nothing, _) = driven
+        .shard
+        .forgettable(0, UnixMs(11_999), 10_000, |_| None);
     assert!(nothing.is_none(), "nothing is forgotten before its time");
     let (mut cursor, mut looks) = (3_000, 0);
     while driven.shard.order_count() > 0 {
-        let (record, next) = driven.shard.forgettable(cursor, UnixMs(12_000), 10_000);
+        let (record, next) = driven
+            .shard
+            .forgettable(cursor, UnixMs(12_000), 10_000, |_| None);
         if let Some(record) = record {
             let Record::Forgotten { orders, .. } = &record else {
                 panic!("{record:?}")
@@ -215,7 +219,9 @@ fn open_orders_of_a_closed_promotion_are_not_forgotten() {
             },
         )
         .unwrap();
-    let (record, _) = driven.shard.forgettable(0, UnixMs(50_000), 10_000);
+    let (record, _) = driven
+        .shard
+        .forgettable(0, UnixMs(50_000), 10_000, |_| None);
     driven.apply(record.expect("the paid order is forgotten"));
     assert_eq!(driven.shard.order_count(), 1);
     assert!(driven.shard.order(&order_id("held")).is_some());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use qiang_engine::command::{Code, Grab, Granted};
 use qiang_engine::order::{Item, Items, Order, OrderState, ReturnReason};
 use qiang_engine::promotion::{Channel, PromotionView};
-use qiang_engine::{Command, OrderId, Pin, PromotionId, Refusal};
+use qiang_engine::{Command, OrderId, Pin, PromotionId, Refusal, Rejection};
 use qiang_raft::world::Random;
 use qiang_server::service::{CancelOrder, Service};
 use rand::RngExt;
@@ -30,6 +30,13 @@ const REPEATS_MAX: u32 = 3;
 
 /// One of so many who give an order back does so also if it was paid.
 const REFUND_ONE_IN: u32 = 3;
+
+/// One of so many who come to a promotion takes something else, too.
+const CART_ONE_IN: u32 = 3;
+
+/// One of so many who paid gives the order back after a while, in milliseconds at most.
+const REGRETS_ONE_IN: u32 = 3;
+const REGRETS_WITHIN_MS: u64 = 3_000;
 
 /// The longest pause between two looks of somebody who only looks, in milliseconds.
 const LOOKS_EVERY_MS: u64 = 50;
@@ -221,6 +228,27 @@ fn choose_items(offers: &[Offer], told: &mut Told) {
             told.expires |= offer.expires;
         }
     }
+}
+
+/// Somebody who comes to a promotion grabs one of it; one of so many does together with something else, before or behind it.
+pub fn choose_with(stage: &Stage, order: &str, promotion: &PromotionId, expires: bool) {
+    let with_another = Random.random_range(0..CART_ONE_IN) == 0;
+    let another = with_another.then(|| stage.something_besides(promotion));
+    stage.write(order, |told| {
+        told.items.push((promotion.clone(), 1));
+        told.expires = expires;
+        if let Some((another, expires)) = another.flatten() {
+            let place = Random.random_range(0..=1);
+            told.items.insert(place, (another, 1));
+            told.expires |= expires;
+        }
+    });
+}
+
+/// Whether it is another promotion of a cart that it is refused for.
+pub fn is_of_another(rejection: &Rejection, promotion: &PromotionId) -> bool {
+    let of = rejection.promotion_id.as_ref();
+    of.is_some_and(|of| of != promotion)
 }
 
 /// The promotion of an order, if no cart has it, and the units asked for.
@@ -431,11 +459,20 @@ pub async fn cancel(stage: &Arc<Stage>, order: &str) {
     stage.write(order, |told| told.cancel.end(answer.as_ref()));
 }
 
-/// One of three gives an order back, one pays it, and one does neither.
+/// One of three gives an order back, one pays it and may regret it, and one does neither.
 pub async fn take_back_or_pay(stage: &Arc<Stage>, order: &str) {
     match Random.random_range(0..3) {
         0 => cancel(stage, order).await,
-        1 => confirm(stage, order).await,
+        1 => {
+            confirm(stage, order).await;
+            if Random.random_range(0..REGRETS_ONE_IN) == 0 {
+                sleep(Duration::from_millis(
+                    Random.random_range(1..REGRETS_WITHIN_MS),
+                ))
+                .await;
+                refund(stage, order).await;
+            }
+        }
         _ => {}
     }
 }
@@ -515,7 +552,9 @@ async fn look(stage: &Arc<Stage>, order: &str) {
             OrderState::Returned { .. } => told.granted.is_none() || may_be_returned,
         },
         Some(Err(Refusal::Rejected(_))) => {
-            told.granted.is_none() || stage.may_be_forgotten(&stage.told(order))
+            let now = stage.told(order);
+            let mut first = now.items.first().into_iter();
+            told.granted.is_none() || first.any(|(id, _)| stage.may_be_forgotten_at(id, &now))
         }
         _ => true,
     };

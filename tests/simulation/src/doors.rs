@@ -15,7 +15,9 @@ use qiang_raft::world::Random;
 use rand::RngExt;
 use tokio::time::sleep;
 
-use crate::buyers::{Asked, answer_to_grab, ask_of_promotion, short, take_back_or_pay};
+use crate::buyers::{
+    Asked, answer_to_grab, ask_of_promotion, choose_with, is_of_another, short, take_back_or_pay,
+};
 use crate::crowd::come_one_by_one;
 use crate::story::Stage;
 
@@ -92,6 +94,7 @@ pub async fn run(stage: Arc<Stage>, keeper: u32) {
                 return;
             }
         }
+        stage.display(&door.promotion, false);
         join(keep(&stage, &door), people_come(&stage, &door)).await;
     }
 }
@@ -164,13 +167,13 @@ async fn people_come(stage: &Arc<Stage>, door: &Arc<Door>) {
 }
 
 async fn visit(stage: Arc<Stage>, door: Arc<Door>, order: String) {
-    stage.write(&order, |told| told.items.push((door.promotion.clone(), 1)));
+    choose_with(&stage, &order, &door.promotion, false);
     let before = door.known();
     let answer = answer_to_grab(&stage, &order).await;
     // What changed meanwhile may have been one or the other.
     if door.known().changes == before.changes
         && let Some(is) = before.is
-        && !can_be(is, answer.as_ref())
+        && !can_be(&door.promotion, is, answer.as_ref())
     {
         stage.trace.violate(format_args!(
             "{} was {is:?} all the time that order {order} was grabbed: {answer:?}",
@@ -182,10 +185,11 @@ async fn visit(stage: Arc<Stage>, door: Arc<Door>, order: String) {
     }
 }
 
-/// Whether somebody can be told this of a promotion that `is` so all the time.
-fn can_be(is: Is, answer: Option<&Result<Granted, Refusal>>) -> bool {
+/// Whether somebody who grabs a promotion that `is` so all the time, alone or with another, can be told this.
+fn can_be(promotion: &PromotionId, is: Is, answer: Option<&Result<Granted, Refusal>>) -> bool {
     match answer {
         Some(Ok(_)) => is == Is::Open,
+        Some(Err(Refusal::Rejected(rejection))) if is_of_another(rejection, promotion) => true,
         Some(Err(Refusal::Rejected(rejection))) => match rejection.code {
             Code::Stopped => is == Is::Stopped,
             Code::Deleted => is == Is::Deleted,

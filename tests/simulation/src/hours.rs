@@ -17,7 +17,9 @@ use qiang_raft::world::Random;
 use rand::RngExt;
 use tokio::time::sleep;
 
-use crate::buyers::{Asked, answer_to_grab, ask_of_promotion, short, take_back_or_pay};
+use crate::buyers::{
+    Asked, answer_to_grab, ask_of_promotion, choose_with, is_of_another, short, take_back_or_pay,
+};
 use crate::crowd::come_one_by_one;
 use crate::story::Stage;
 
@@ -83,6 +85,10 @@ impl Sale {
         }
     }
 
+    fn expires(&self) -> bool {
+        self.pay_within_ms == PAY_WITHIN_MS[1]
+    }
+
     fn known(&self) -> Known {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.clone()
@@ -104,6 +110,7 @@ pub async fn run(stage: Arc<Stage>, steward: u32) {
                 return;
             }
         }
+        stage.display(&sale.promotion, sale.expires());
         join(tend(&stage, &sale), people_come(&stage, &sale)).await;
         if stage.is_quiet() {
             return;
@@ -224,20 +231,22 @@ async fn people_come(stage: &Arc<Stage>, sale: &Arc<Sale>) {
 }
 
 async fn visit(stage: Arc<Stage>, sale: Arc<Sale>, order: String) {
-    stage.write(&order, |told| {
-        told.items.push((sale.promotion.clone(), 1));
-        told.expires = sale.pay_within_ms == PAY_WITHIN_MS[1];
-    });
+    choose_with(&stage, &order, &sale.promotion, sale.expires());
     let before = sale.known();
     let earliest = stage.clocks().earliest();
     let jumps = stage.clocks().jumps();
     let answer = answer_to_grab(&stage, &order).await;
     let is_one_end = sale.known().changes == before.changes;
     let can_be = match &answer {
+        // Each part has its own time, and all may be paid for as long as the shortest.
+        Some(Ok(granted)) if granted.items.len() > 1 => before.closed.is_none(),
         Some(Ok(granted)) => {
             let at = granted_at(&sale, granted);
             let may_end = before.ends.iter().any(|ends_at| at < *ends_at);
             before.closed.is_none() && at >= sale.starts_at && (may_end || !is_one_end)
+        }
+        Some(Err(Refusal::Rejected(rejection))) if is_of_another(rejection, &sale.promotion) => {
+            true
         }
         Some(Err(Refusal::Rejected(rejection))) => match rejection.code {
             Code::NotStarted => {
@@ -264,7 +273,7 @@ async fn visit(stage: Arc<Stage>, sale: Arc<Sale>, order: String) {
     }
 }
 
-/// The time of the record.
+/// The time of the record of an order that is no cart.
 fn granted_at(sale: &Sale, granted: &Granted) -> UnixMs {
     UnixMs(granted.pay_by.0 - sale.pay_within_ms)
 }

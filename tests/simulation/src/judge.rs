@@ -112,8 +112,7 @@ pub async fn judge_all(stage: &Arc<Stage>) {
 pub fn judge_orders(stage: &Stage, shards: &[Shard], orders: impl IntoIterator<Item = String>) {
     for order in orders {
         let told = stage.told(&order);
-        let may_be_gone = stage.may_be_forgotten(&told);
-        if let Err(why) = judge_order(shards, &order, &told, may_be_gone) {
+        if let Err(why) = judge_order(stage, shards, &order, &told) {
             let trace = &stage.trace;
             trace.violate(format_args!("order {order} {why}; {told:?}"));
         }
@@ -159,7 +158,7 @@ async fn judged_shards(stage: &Arc<Stage>) -> Result<Vec<Shard>, String> {
             Some(mut flows) => {
                 // Time goes on, and more may have been forgotten since.
                 flows.retain(|flow| flow.index <= end);
-                judge_flows(stage, number, &flows, shard)?;
+                judge_flows(stage, number, &flows, &shards)?;
             }
             None if stage.retention.is_short() => stage
                 .trace
@@ -200,11 +199,12 @@ async fn kept_flows(id: u64, process: &Process, shard: u16) -> Result<Run, Strin
     }
 }
 
-/// Folds all flows of a shard, from the first, to what it is.
-fn judge_flows(stage: &Stage, number: u16, flows: &[Flow], is: &Shard) -> Result<(), String> {
+/// Folds all flows of a shard, from the first, to what it is among these.
+fn judge_flows(stage: &Stage, number: u16, flows: &[Flow], shards: &[Shard]) -> Result<(), String> {
+    let is = &shards[usize::from(number)];
     let mut shard = Shard::new(7);
     for flow in flows {
-        if !stage.retention.allows(&shard, &flow.record) {
+        if !stage.retention.allows(&shard, &flow.record, shards) {
             return Err(format!("shard {number}: {flow:?} forgets too early"));
         }
         if !hours::allows(&shard, &flow.record) {
@@ -259,6 +259,8 @@ pub enum Part {
     Held,
     Confirmed,
     Returned,
+    /// Nothing, which may be because it was forgotten.
+    Forgotten,
 }
 
 fn part(
@@ -291,21 +293,26 @@ fn part(
 }
 
 /// What the shards hold of each item of an order.
-pub fn parts(shards: &[Shard], order: &str, told: &Told) -> Result<Vec<Part>, String> {
-    let items = told.items.iter();
-    items
-        .map(|(id, quantity)| part(shards, order, id, *quantity))
-        .collect()
-}
-
-fn judge_order(
+pub fn parts(
+    stage: &Stage,
     shards: &[Shard],
     order: &str,
     told: &Told,
-    may_be_gone: bool,
-) -> Result<(), String> {
-    let parts = parts(shards, order, told)?;
-    if may_be_gone && parts.iter().all(|part| *part == Part::Nothing) {
+) -> Result<Vec<Part>, String> {
+    let items = told.items.iter();
+    let part = |(id, quantity): &(PromotionId, u32)| {
+        Ok(match part(shards, order, id, *quantity)? {
+            Part::Nothing if stage.may_be_forgotten_at(id, told) => Part::Forgotten,
+            part => part,
+        })
+    };
+    items.map(part).collect()
+}
+
+fn judge_order(stage: &Stage, shards: &[Shard], order: &str, told: &Told) -> Result<(), String> {
+    let mut parts = parts(stage, shards, order, told)?;
+    parts.retain(|part| *part != Part::Forgotten);
+    if parts.is_empty() {
         return Ok(());
     }
     let live = |part: &&Part| matches!(part, Part::Held | Part::Confirmed);
@@ -350,10 +357,7 @@ fn judge_order(
 pub fn judge_backup(stage: &Stage, shards: &[Shard], before: &Book) {
     for (order, told) in before {
         let now = stage.told(order);
-        if stage.may_be_forgotten(&now) {
-            continue;
-        }
-        if let Err(why) = judge_backed_up(shards, order, told, &now) {
+        if let Err(why) = judge_backed_up(stage, shards, order, (told, &now)) {
             let trace = &stage.trace;
             trace.violate(format_args!("order {order} in a backup {why}; {now:?}"));
         }
@@ -361,10 +365,15 @@ pub fn judge_backup(stage: &Stage, shards: &[Shard], before: &Book) {
     judge_offers(stage, shards, "in a backup");
 }
 
-fn judge_backed_up(shards: &[Shard], order: &str, before: &Told, now: &Told) -> Result<(), String> {
-    let parts = parts(shards, order, before)?;
+fn judge_backed_up(
+    stage: &Stage,
+    shards: &[Shard],
+    order: &str,
+    (before, now): (&Told, &Told),
+) -> Result<(), String> {
+    let parts = parts(stage, shards, order, now)?;
     // The shard of the first item decides.
-    let Some(decided) = parts.first() else {
+    let Some(decided) = parts.first().filter(|part| **part != Part::Forgotten) else {
         return Ok(());
     };
     let is_sealed = |part: &Part| matches!(part, Part::Held | Part::Confirmed);

@@ -95,10 +95,7 @@ async fn judge_restored(stage: &Arc<Stage>, saved: &Saved, book: &Book) -> Resul
     hours::judge(stage, &restored)?;
     partners::note_all(stage, &restored);
     for (order, told) in book {
-        let judged = judge_order(&saved.shards, &restored, order, told);
-        if let Err(why) = judged
-            && !stage.may_be_forgotten(told)
-        {
+        if let Err(why) = judge_order(stage, &saved.shards, &restored, order, told) {
             return Err(format!("order {order} in the restored cluster {why}"));
         }
     }
@@ -107,21 +104,25 @@ async fn judge_restored(stage: &Arc<Stage>, saved: &Saved, book: &Book) -> Resul
 
 /// An order that was sold, paid or given back in the backup is so, unless its time was over; one that was undecided is nowhere.
 fn judge_order(
+    stage: &Stage,
     saved: &[Shard],
     restored: &[Shard],
     order: &str,
     told: &Told,
 ) -> Result<(), String> {
-    let (was, is) = (parts(saved, order, told)?, parts(restored, order, told)?);
+    let was = parts(stage, saved, order, told)?;
+    let is = parts(stage, restored, order, told)?;
     let becomes = |part: &Part| match part {
         Part::Tentative => Part::Nothing,
         part => *part,
     };
-    // The shard of the first item decides, and the others follow.
-    let wanted = was.first().map_or(Part::Nothing, becomes);
+    // The shard of the first item decides, and the others follow. What it has forgotten they all have followed.
+    let mut known = was.iter().filter(|part| **part != Part::Forgotten);
+    let wanted = known.next().map_or(Part::Nothing, becomes);
     let expired = told.expires && wanted == Part::Held;
     let follows = |part: &Part| {
         *part == wanted
+            || *part == Part::Forgotten
             || expired && *part == Part::Returned
             // What was given back before its grab came leaves a mark where it was given back, and nothing elsewhere.
             || wanted == Part::Nothing && *part == Part::Returned

@@ -3,6 +3,7 @@
 
 use qiang_engine::UnixMs;
 use qiang_engine::record::Record;
+use qiang_engine::routing::shard_of;
 use qiang_engine::shard::Shard;
 use qiang_raft::world::Random;
 use qiang_server::cluster_config::ClusterConfig;
@@ -57,15 +58,19 @@ impl Retention {
     }
 
     /// Whether a record that is about to be applied forgets nothing too early: no order before its promotions have been closed for
-    /// as long as it is to be kept.
-    pub fn allows(self, shard: &Shard, record: &Record) -> bool {
+    /// as long as it is to be kept. `others` are what the shards of a cart's other promotions have become.
+    pub fn allows(self, shard: &Shard, record: &Record, others: &[Shard]) -> bool {
         let Record::Forgotten { orders, at, .. } = record else {
             return true;
         };
         let is_over = |closed: UnixMs| at.ms_since(closed) >= self.orders_ms;
-        let mut items = orders.iter().flat_map(|order| &order.items);
+        let mut items = orders
+            .iter()
+            .flat_map(|order| order.items.iter().chain(order.all_items()));
         items.all(|item| {
-            let promotion = shard.promotion(&item.promotion_id);
+            let id = &item.promotion_id;
+            let elsewhere = || others[usize::from(shard_of(id).0)].promotion(id);
+            let promotion = shard.promotion(id).or_else(elsewhere);
             promotion
                 .and_then(|promotion| promotion.closed)
                 .is_some_and(|(_, closed)| is_over(closed))

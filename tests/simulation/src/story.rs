@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::promotion::Terms;
-use qiang_engine::routing::{SHARDS, Sharing};
+use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Command, PromotionId};
 use qiang_raft::world::Random;
 use rand::RngExt;
@@ -85,8 +85,10 @@ pub struct Stage {
     read: Mutex<Read>,
     /// What an operator took last.
     last_backup: Mutex<Option<Kept>>,
-    /// Promotions that somebody asked to be deleted.
+    /// Promotions that are over some day, or that somebody asked to be deleted.
     doomed: Mutex<BTreeSet<PromotionId>>,
+    /// Promotions that are over some day, of which people may take something besides, and whether their orders expire soon.
+    displayed: Mutex<Vec<(PromotionId, bool)>>,
     /// The orders of which buyers were told last.
     latest: Mutex<VecDeque<String>>,
     quiet: AtomicBool,
@@ -126,6 +128,7 @@ impl Stage {
             read: Mutex::default(),
             last_backup: Mutex::default(),
             doomed: Mutex::default(),
+            displayed: Mutex::default(),
             latest: Mutex::default(),
             quiet: AtomicBool::new(false),
         })
@@ -259,17 +262,42 @@ impl Stage {
         lock(&self.last_backup).take()
     }
 
-    /// Notes that a promotion is about to be deleted.
+    /// Notes that a promotion will be over, or is about to be deleted.
     pub fn doom(&self, promotion: &PromotionId) {
         lock(&self.doomed).insert(promotion.clone());
     }
 
-    /// Whether an order may have been forgotten: it may be over, and all its promotions, too.
-    pub fn may_be_forgotten(&self, told: &Told) -> bool {
+    /// Whether the shard of this promotion may have forgotten an order: it may be over, and so may all promotions it has there, or, where it
+    /// is decided, all it has anywhere.
+    pub fn may_be_forgotten_at(&self, promotion: &PromotionId, told: &Told) -> bool {
         let doomed = lock(&self.doomed);
-        let are_doomed = told.items.iter().all(|(id, _)| doomed.contains(id));
+        let is_home = |(first, _): &(PromotionId, u32)| shard_of(first) == shard_of(promotion);
+        let everywhere = told.items.first().is_some_and(is_home);
+        let is_there = |id| everywhere || shard_of(id) == shard_of(promotion);
+        let mut there = told.items.iter().filter(|(id, _)| is_there(id));
+        let are_doomed = there.all(|(id, _)| doomed.contains(id));
         let may_be_over = told.confirm.may_be_done() || told.may_be_returned();
         self.retention.is_short() && may_be_over && are_doomed
+    }
+
+    /// Notes a promotion that is over some day, of which people may take something besides, and whether its orders expire soon.
+    pub fn display(&self, promotion: &PromotionId, expires: bool) {
+        lock(&self.displayed).push((promotion.clone(), expires));
+    }
+
+    /// What somebody takes besides: of what is on sale all the time, or of what is over some day; and whether its orders expire soon.
+    pub fn something_besides(&self, promotion: &PromotionId) -> Option<(PromotionId, bool)> {
+        let others: Vec<(PromotionId, bool)> = if Random.random_range(0..2) == 0 {
+            let mut displayed = lock(&self.displayed).clone();
+            displayed.retain(|(id, _)| id != promotion);
+            displayed
+        } else {
+            let offers = self.offers.iter().filter(|offer| !offer.alone);
+            offers
+                .map(|offer| (offer.id.clone(), offer.expires))
+                .collect()
+        };
+        (!others.is_empty()).then(|| others[Random.random_range(0..others.len())].clone())
     }
 
     /// The orders of which buyers were told last.
