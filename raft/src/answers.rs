@@ -304,7 +304,10 @@ async fn recover(node: &Node, payload: &[u8]) -> Bytes {
     };
     match request {
         RecoverRequest::State => reply(&Ok(node.survivor_state())),
-        RecoverRequest::Fence { incarnation } => reply(&node.fence(incarnation).await),
-        RecoverRequest::Resume { groups } => reply(&node.resume(groups).await),
+        RecoverRequest::Fence {
+            incarnation,
+            attempt,
+        } => reply(&node.fence(incarnation, attempt).await),
+        RecoverRequest::Resume { attempt, groups } => reply(&node.resume(attempt, groups).await),
     }
 }

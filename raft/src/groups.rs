@@ -58,6 +58,8 @@ pub struct Groups {
     home: Home,
     /// Held while a group is started or stopped.
     open: tokio::sync::Mutex<Open>,
+    /// The attempt at recovery that all groups stand still for. Held while a step of one is done.
+    pub fenced_for: tokio::sync::Mutex<Option<u64>>,
 }
 
 /// Which groups may run.
@@ -115,6 +117,7 @@ impl Groups {
                 is_open: true,
                 ends: BTreeMap::new(),
             }),
+            fenced_for: tokio::sync::Mutex::default(),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::host::Surroundings;
 use crate::keeper::run_keeper;
 use crate::liveness::run_beats;
 use crate::meta::MetaState;
-use crate::options::{Begin, NodeOptions, Policy, PolicyCell, StartError, World};
+use crate::options::{Begin, NodeOptions, Policy, PolicyCell, StartError, Timing, World};
 use crate::peer::{Credentials, Handler, Peers, Stream, Tls, serve, tell_dropped};
 use crate::question::{Each, Outcome, Question, only_outcome};
 use crate::reconcile::run_reconciler;
@@ -289,6 +289,11 @@ impl Node {
     /// The time by this node's clock.
     pub fn now(&self) -> UnixMs {
         self.inner.clock.now()
+    }
+
+    /// How long it waits for others.
+    pub(crate) fn timing(&self) -> Timing {
+        self.inner.options.timing
     }
 
     /// Its number in the cluster.

@@ -6,10 +6,10 @@
 //! each group ends on each, and has the one with the longest log of each group write a membership of the
 //! survivors alone. Then the groups start again.
 //!
-//! Invariants: nothing is changed before it is sure that no group has a quorum, that nobody of the lost
+//! Invariants: nothing is changed before it is sure that no group has a quorum that needs the lost nodes, that nobody of the lost
 //! data centre answers and that every survivor does. From the first `Fence` on, nodes of the past are heard by
-//! nobody who has taken part. Whatever dies in between, the same command run again ends it: every step may be
-//! done twice.
+//! nobody who has taken part. A group goes on where its log ended when the plan was made: what a survivor is told to resume has stood
+//! still since the same attempt stopped it, or nothing is done. Whatever dies in between, the same command run again ends it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,14 +22,17 @@ use qiang_engine::routing::Sharing;
 use qiang_storage::GroupId;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, ClusterChange};
+use crate::group::GroupStatus;
 use crate::groups::{META_GROUP, all, name};
 use crate::node::Node;
 use crate::peer::Lane;
 use crate::placement::WITNESS_DC;
 use crate::rpc::{self, GroupEnd, Kind, MetaAnswer, RecoverRequest, Resumption, SurvivorState};
 use crate::types::{Entry, LogId, NodeInfo, encode_entry};
+use crate::world::random_u64;
 
 /// How long a node is asked whether it lives.
 const ALIVE_TIMEOUT: Duration = Duration::from_millis(700);
@@ -88,13 +91,18 @@ impl Node {
             .max_by_key(|cluster| cluster.revision);
         let cluster = newest.cloned().unwrap_or(cluster);
 
+        let attempt = random_u64();
+        let fence = RecoverRequest::Fence {
+            incarnation,
+            attempt,
+        };
         let mut ends = BTreeMap::new();
         for node in survivors.keys() {
-            let fenced: Vec<GroupEnd> = self
-                .step(*node, &RecoverRequest::Fence { incarnation })
-                .await?;
+            let fenced: Vec<GroupEnd> = self.step(*node, &fence).await?;
             ends.insert(*node, fenced);
         }
+        // Should a leader of the past still run somewhere, one of them may have answered it just before, and trusts it for so long.
+        sleep(self.timing().trust()).await;
         let plan = plan(&cluster, self.groups().sharing, &ends)?;
         // Whoever begins a group finds the others already up.
         let begins = |node: &u64| plan[node].iter().filter(|group| group.begins).count();
@@ -102,8 +110,8 @@ impl Node {
         order.sort_by_key(begins);
         for node in order {
             let groups = plan[&node].clone();
-            self.step::<()>(node, &RecoverRequest::Resume { groups })
-                .await?;
+            let resume = RecoverRequest::Resume { attempt, groups };
+            self.step::<()>(node, &resume).await?;
         }
         let change = ClusterChange::Recovered { dc: dc.to_owned() };
         self.record_recovery(change).await?;
@@ -180,9 +188,15 @@ impl Node {
             if let Some(fault) = &state.report.fault {
                 return refused(format!("node {id} cannot write: {fault}"));
             }
-            let led = state.report.groups.iter().find(|group| {
-                group.leader.is_some() && group.has_quorum && group.leader == Some(*id)
-            });
+            // One that survivors alone vote in was brought back by an attempt that did not end.
+            let needs_lost = |group: &GroupStatus| {
+                let mut voters = group.voters.iter();
+                voters.any(|voter| !survivors.contains_key(voter))
+            };
+            let led =
+                state.report.groups.iter().find(|group| {
+                    group.leader == Some(*id) && group.has_quorum && needs_lost(group)
+                });
             if let Some(led) = led {
                 return refused(format!(
                     "group {} has a quorum, led by node {id}: nothing is lost",
@@ -232,19 +246,19 @@ impl Node {
 
     /// Once the meta group decides again: only the survivors are left.
     async fn record_recovery(&self, change: ClusterChange) -> Result<(), RecoverError> {
-        let until = tokio::time::Instant::now() + LEADER_TIMEOUT;
+        let until = Instant::now() + LEADER_TIMEOUT;
         loop {
             let why = match self.change_cluster(change.clone()).await {
                 Ok(_) => return Ok(()),
                 Err(MetaAnswer::Refused(why)) => why,
                 Err(answer) => format!("{answer:?}"),
             };
-            if tokio::time::Instant::now() >= until {
+            if Instant::now() >= until {
                 return Err(RecoverError::Interrupted(format!(
                     "the meta group does not decide yet: {why}"
                 )));
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -256,10 +270,16 @@ impl Node {
         }
     }
 
-    /// Begins the cluster's next life here: every group stops, and nodes of the past are no longer heard.
+    /// Begins the cluster's next life here: every group stops, until this attempt has them go on, and nodes of the past are no longer heard.
     /// Answers where each group ends.
-    pub(crate) async fn fence(&self, incarnation: u64) -> Result<Vec<GroupEnd>, String> {
+    pub(crate) async fn fence(
+        &self,
+        incarnation: u64,
+        attempt: u64,
+    ) -> Result<Vec<GroupEnd>, String> {
         let groups = self.groups();
+        let mut fenced_for = groups.fenced_for.lock().await;
+        *fenced_for = Some(attempt);
         let held = groups.held().map_err(|error| error.to_string())?;
         groups
             .store
@@ -291,9 +311,20 @@ impl Node {
         })
     }
 
-    /// Starts the groups again as recovery has decided.
-    pub(crate) async fn resume(&self, resumed: Vec<Resumption>) -> Result<(), String> {
+    /// Starts the groups again as this attempt has decided.
+    pub(crate) async fn resume(
+        &self,
+        attempt: u64,
+        resumed: Vec<Resumption>,
+    ) -> Result<(), String> {
         let groups = self.groups();
+        let mut fenced_for = groups.fenced_for.lock().await;
+        // Logs may end elsewhere by now than where they were said to.
+        if fenced_for.take() != Some(attempt) {
+            return Err(
+                "it was started, or told otherwise, since it said where its logs end".to_owned(),
+            );
+        }
         for group in resumed.iter().filter(|group| group.begins) {
             self.write_new_membership(group).await?;
         }

@@ -297,9 +297,13 @@ pub enum RecoverRequest {
     Fence {
         /// The next incarnation.
         incarnation: u64,
+        /// A number that no other attempt at recovery has.
+        attempt: u64,
     },
-    /// Go on with these groups, whose voters are now these.
+    /// Go on with these groups, whose voters are now these. Refused unless they have stood still since this attempt stopped them.
     Resume {
+        /// The attempt.
+        attempt: u64,
         /// By group, its voters; those that this node begins anew, as the one with the longest log.
         groups: Vec<Resumption>,
     },

@@ -16,7 +16,7 @@ use super::{Lane, Stream};
 
 /// The version of the protocol between nodes, who speak with those of their own version only. Version 1 knew no shards that share a
 /// log; in version 2 forwarded commands said how long their caller waits.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// First bytes of every handshake.
 const MAGIC: [u8; 5] = *b"QIANG";

@@ -2,6 +2,8 @@
 //!
 //! Invariant: whatever goes wrong ends, each in its time, and all of it when all is healed.
 
+mod lost_centre;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +51,10 @@ pub struct Faults {
     furthest_ahead_ms: i64,
     /// The number of the next machine that joins.
     next_machine: u64,
-    /// The machine that has joined since.
-    guest: Option<u64>,
+    /// The machine that has joined since, and its data centre.
+    guest: Option<(u64, &'static str)>,
+    /// Machines of a data centre that is lost, of which some may run again.
+    lost: Vec<u64>,
     /// What the names of crowds begin with.
     crowds_named: &'static str,
     /// Crowds that came when a process went on or links worked again.
@@ -73,6 +77,7 @@ impl Faults {
             furthest_ahead_ms: 0,
             next_machine: last + 1,
             guest: None,
+            lost: Vec::new(),
             crowds_named: "c",
             crowds: Vec::new(),
         }
@@ -219,12 +224,18 @@ impl Faults {
             return;
         }
         stage.trace.note(format_args!("{id} crashes for {ms} ms"));
-        self.paused.remove(&id);
-        self.stalled.remove(&id);
-        self.full.remove(&id);
+        self.is_well(id);
         stage.crash(id);
         self.down
             .insert(id, Instant::now() + Duration::from_millis(ms));
+    }
+
+    /// Nothing is wrong with a machine any more, or ever.
+    fn is_well(&mut self, id: u64) {
+        self.down.remove(&id);
+        self.paused.remove(&id);
+        self.stalled.remove(&id);
+        self.full.remove(&id);
     }
 
     fn pause(&mut self, stage: &Arc<Stage>, id: u64) {
@@ -291,7 +302,7 @@ impl Faults {
     }
 
     async fn join_or_leave(&mut self, stage: &Arc<Stage>) {
-        if let Some(guest) = self.guest {
+        if let Some((guest, _)) = self.guest {
             change(
                 stage,
                 ClusterChange::Remove {
@@ -303,8 +314,8 @@ impl Faults {
         }
         let id = self.next_machine;
         self.next_machine += 1;
-        self.guest = Some(id);
         let dc = if id.is_multiple_of(2) { "a" } else { "b" };
+        self.guest = Some((id, dc));
         stage.trace.note(format_args!("{id} joins"));
         stage.machine_comes(id, dc);
         stage.start(id, false).await;
@@ -343,7 +354,9 @@ impl Faults {
 
     /// A guest that has left the cluster is switched off.
     fn dismiss_guest(&mut self, stage: &Arc<Stage>) {
-        let Some(guest) = self.guest else { return };
+        let Some((guest, _)) = self.guest else {
+            return;
+        };
         let gone = stage
             .processes()
             .iter()
@@ -376,6 +389,10 @@ impl Faults {
     /// Everything works again.
     pub async fn heal(&mut self, stage: &Arc<Stage>) {
         stage.trace.note("all is healed");
+        // Whoever asks there waits in vain.
+        for id in self.lost.drain(..) {
+            stage.machine_goes(id);
+        }
         let now = Instant::now();
         self.healed_at = now;
         self.paused.values_mut().for_each(|until| *until = now);

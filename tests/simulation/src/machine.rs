@@ -49,6 +49,8 @@ pub struct Machine {
     pub id: u64,
     pub dc: &'static str,
     pub clock: Clock,
+    /// The cluster's life in which it comes.
+    pub incarnation: u64,
     timing: Timing,
     sharing: Sharing,
     retention: Retention,
@@ -88,6 +90,7 @@ impl Machine {
             id,
             dc,
             clock: right_clock(began),
+            incarnation: 1,
             timing: Timing { election_ms_min },
             sharing,
             retention,
@@ -131,7 +134,10 @@ impl Machine {
     }
 
     fn open(&self) -> Result<Store, String> {
-        let identity = Identity::new(CLUSTER, self.id, self.sharing.logs());
+        let identity = Identity {
+            incarnation: self.incarnation,
+            ..Identity::new(CLUSTER, self.id, self.sharing.logs())
+        };
         Store::open_simulated(&self.dir, &self.disk, &identity, &storage())
             .map_err(|error| format!("machine {}: {error}", self.id))
     }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::promotion::Terms;
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Command, PromotionId};
+use qiang_raft::Cluster;
 use qiang_raft::world::Random;
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
@@ -42,6 +44,12 @@ const SETTLE_WITHIN: Duration = Duration::from_mins(1);
 /// How long carts may take to be decided everywhere once all is healed: until units that were set aside last are asked
 /// about, and one more question should the first be lost.
 pub const CARTS_WITHIN: Duration = Duration::from_millis(TENTATIVE_MS_MAX + 3_000);
+
+/// One run in so many loses a data centre for good.
+const LOSES_CENTRE_ONE_IN: u32 = 3;
+
+/// So many orders in doubt are repeated at once in the end.
+const RESOLVED_AT_ONCE: usize = 32;
 
 /// The longest pause before a machine joins that grows a cluster, in milliseconds.
 const JOINS_EVERY_MS: u64 = 1_500;
@@ -197,13 +205,31 @@ impl Stage {
         lock(&self.machines).get(&id).is_some_and(Machine::is_full)
     }
 
+    /// The cluster's document, as whoever knows most of it has it.
+    pub fn newest_cluster(&self) -> Option<Cluster> {
+        let processes = self.processes().into_iter();
+        let clusters = processes.map(|(_, process)| process.node.cluster());
+        clusters.max_by_key(|cluster| cluster.revision)
+    }
+
     /// The processes of nodes that belong to the cluster, as whoever knows most of it says.
     pub fn members(&self) -> Vec<(u64, Process)> {
         let mut members = self.processes();
-        let clusters = members.iter().map(|(_, process)| process.node.cluster());
-        let newest = clusters.max_by_key(|cluster| cluster.revision);
-        let nodes = newest.map(|cluster| cluster.nodes).unwrap_or_default();
+        let nodes = self.newest_cluster().map(|cluster| cluster.nodes);
+        let nodes = nodes.unwrap_or_default();
         members.retain(|(id, _)| nodes.contains_key(id));
+        members
+    }
+
+    /// The processes of nodes of a data centre that belong to the cluster.
+    pub fn processes_in(&self, dc: &str) -> Vec<(u64, Process)> {
+        let is_there = |id: &u64| {
+            lock(&self.machines)
+                .get(id)
+                .is_some_and(|machine| machine.dc == dc)
+        };
+        let mut members = self.members();
+        members.retain(|(id, _)| is_there(id));
         members
     }
 
@@ -366,7 +392,10 @@ impl Stage {
 
     /// A machine comes that was never here before; nothing runs on it yet.
     pub fn machine_comes(&self, id: u64, dc: &'static str) {
-        let machine = self.new_machine(id, dc);
+        let mut machine = self.new_machine(id, dc);
+        let lives = self.processes().into_iter();
+        let lives = lives.map(|(_, process)| process.node.report().incarnation);
+        machine.incarnation = lives.max().unwrap_or(machine.incarnation);
         lock(&self.machines).insert(id, machine);
         self.set_clock(id, 0);
     }
@@ -440,7 +469,13 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape) -> Result<(), String> {
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
     let mut faults = Faults::new(MACHINES);
     let mut judge = Judge::default();
-    faults.rage(stage, &mut judge, shape.faults_last).await;
+    if Random.random_range(0..LOSES_CENTRE_ONE_IN) == 0 {
+        faults.rage(stage, &mut judge, shape.faults_last / 2).await;
+        faults.lose_data_centre(stage, &mut judge).await?;
+        faults.rage(stage, &mut judge, shape.faults_last / 2).await;
+    } else {
+        faults.rage(stage, &mut judge, shape.faults_last).await;
+    }
     stage.set_quiet(true);
     faults.heal(stage).await;
     for user in users {
@@ -511,7 +546,11 @@ pub async fn grow(
 }
 
 /// Starts a machine and has node `first` add it.
-async fn join(stage: &Arc<Stage>, first: u64, (id, dc): (u64, &'static str)) -> Result<(), String> {
+pub async fn join(
+    stage: &Arc<Stage>,
+    first: u64,
+    (id, dc): (u64, &'static str),
+) -> Result<(), String> {
     stage.start(id, false).await;
     let until = Instant::now() + SETTLE_WITHIN;
     while let Err(why) = add(stage, first, id, dc).await {
@@ -615,17 +654,22 @@ fn unsettled(stage: &Stage) -> Option<String> {
 
 /// Repeats every order in doubt until its outcome is known, as its buyer would.
 async fn resolve(stage: &Arc<Stage>) -> Result<(), String> {
-    for (order, told) in stage.book() {
-        if !told.in_doubt || told.granted.is_some() {
-            continue;
+    let mut orders: Vec<(String, Told)> = stage.book().into_iter().collect();
+    orders.retain(|(_, told)| told.in_doubt && told.granted.is_none());
+    // Who asks a machine that belongs to no cluster waits long.
+    for some in orders.chunks(RESOLVED_AT_ONCE) {
+        try_join_all(some.iter().map(|(order, _)| resolve_one(stage, order))).await?;
+    }
+    Ok(())
+}
+
+async fn resolve_one(stage: &Arc<Stage>, order: &str) -> Result<(), String> {
+    let until = Instant::now() + SETTLE_WITHIN;
+    while !buyers::grab(stage, order).await {
+        if Instant::now() >= until {
+            return Err(format!("order {order} gets no answer though all is well"));
         }
-        let until = Instant::now() + SETTLE_WITHIN;
-        while !buyers::grab(stage, &order).await {
-            if Instant::now() >= until {
-                return Err(format!("order {order} gets no answer though all is well"));
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
+        sleep(Duration::from_millis(100)).await;
     }
     Ok(())
 }

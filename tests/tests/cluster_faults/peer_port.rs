@@ -174,17 +174,17 @@ fn whoever_belongs_elsewhere_is_told_why_and_dropped() {
         ),
         (
             Hello {
-                protocol: 4,
+                protocol: 5,
                 ..own()
             },
-            "protocol 3, not 4",
+            "protocol 4, not 5",
         ),
         (
             Hello {
-                protocol: 2,
+                protocol: 3,
                 ..own()
             },
-            "protocol 3, not 2",
+            "protocol 4, not 3",
         ),
         (
             Hello {
