@@ -320,11 +320,12 @@ impl Node {
         let groups = self.groups();
         let mut fenced_for = groups.fenced_for.lock().await;
         // Logs may end elsewhere by now than where they were said to.
-        if fenced_for.take() != Some(attempt) {
+        if *fenced_for != Some(attempt) {
             return Err(
                 "it was started, or told otherwise, since it said where its logs end".to_owned(),
             );
         }
+        *fenced_for = None;
         for group in resumed.iter().filter(|group| group.begins) {
             self.write_new_membership(group).await?;
         }
