@@ -160,7 +160,7 @@ async fn judged_shards(stage: &Arc<Stage>) -> Result<Vec<Shard>, String> {
                 flows.retain(|flow| flow.index <= end);
                 judge_flows(stage, number, &flows, &shards)?;
             }
-            None if stage.retention.is_short() => stage
+            None if stage.may_lack_flows() => stage
                 .trace
                 .note(format_args!("the beginning of shard {number} is gone")),
             None => return Err(format!("the beginning of shard {number} is gone")),

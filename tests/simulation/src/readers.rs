@@ -85,14 +85,15 @@ pub async fn follow(stage: Arc<Stage>, shard: u16) {
                 let run = read.entry(shard).or_insert(Run::after(after));
                 run.flows.extend(page);
             }
-            Some(Err(FlowError::Forgotten { oldest })) if stage.retention.is_short() => {
+            Some(Err(FlowError::Forgotten { oldest })) if stage.may_lack_flows() => {
                 let trace = &stage.trace;
                 trace.note(format_args!("the reader of shard {shard} came too late"));
                 stage.read().insert(shard, Run::after(oldest));
             }
-            Some(Err(error @ FlowError::Forgotten { .. })) => stage
-                .trace
-                .violate(format_args!("the reader of shard {shard}: {error}")),
+            Some(Err(error @ FlowError::Forgotten { .. })) => {
+                let trace = &stage.trace;
+                return trace.violate(format_args!("the reader of shard {shard}: {error}"));
+            }
             // Another node, or a later time.
             Some(Err(_)) | None => {}
         }

@@ -91,6 +91,8 @@ pub struct Stage {
     ledger: Mutex<Ledger>,
     histories: Mutex<Histories>,
     read: Mutex<Read>,
+    /// A data centre was lost, and with it all flows that were nowhere else.
+    lost_centre: AtomicBool,
     /// What an operator took last.
     last_backup: Mutex<Option<Kept>>,
     /// Promotions that are over some day, or that somebody asked to be deleted.
@@ -134,6 +136,7 @@ impl Stage {
             ledger: Mutex::default(),
             histories: Mutex::default(),
             read: Mutex::default(),
+            lost_centre: AtomicBool::new(false),
             last_backup: Mutex::default(),
             doomed: Mutex::default(),
             displayed: Mutex::default(),
@@ -276,6 +279,16 @@ impl Stage {
     /// What was read of each shard's flows.
     pub fn read(&self) -> MutexGuard<'_, Read> {
         lock(&self.read)
+    }
+
+    /// Notes that a data centre is lost.
+    pub fn lose_centre(&self) {
+        self.lost_centre.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether flows may be gone: deleted, or lost where nodes that are left were brought up by snapshots instead.
+    pub fn may_lack_flows(&self) -> bool {
+        self.retention.is_short() || self.lost_centre.load(Ordering::Relaxed)
     }
 
     /// Puts a backup in the place of the one that was taken before.

@@ -87,6 +87,7 @@ impl Faults {
         stage
             .trace
             .note(format_args!("data centre {dc} is lost for good"));
+        stage.lose_centre();
         let is_there = |(id, there): &(u64, &'static str)| (*there == dc).then_some(*id);
         let mut lost: Vec<u64> = self.machines.iter().filter_map(is_there).collect();
         lost.extend(self.guest.as_ref().and_then(is_there));
