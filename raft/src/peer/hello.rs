@@ -15,7 +15,7 @@ use super::frame::{FrameWriter, read_frame};
 use super::{Lane, Stream};
 
 /// The version of the protocol between nodes, who speak with those of their own version only. Version 1 knew no shards that share a
-/// log; in version 2 forwarded commands said how long their caller waits.
+/// log; in version 2 forwarded commands said how long their caller waits; in version 3 attempts at recovery had no number.
 pub const PROTOCOL: u16 = 4;
 
 /// First bytes of every handshake.
