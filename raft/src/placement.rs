@@ -85,6 +85,12 @@ impl Placement {
         self.logs.get_mut(usize::from(log))
     }
 
+    /// The voters of every group, one group after the other.
+    pub fn voters(&self) -> impl Iterator<Item = &u64> {
+        let of_logs = self.logs.iter().flat_map(|log| &log.voters);
+        of_logs.chain(&self.meta)
+    }
+
     /// The log of the shard of this number; nothing for other numbers, or where nothing is placed.
     pub fn log_of(&self, number: u16) -> Option<u16> {
         let logs = u16::try_from(self.logs.len()).ok()?;

@@ -184,15 +184,13 @@ impl Node {
                 (false, _) => {}
             }
         }
+        let is_lost = |voter: &u64| !survivors.contains_key(voter);
+        let needs_lost = |group: &GroupStatus| group.voters.iter().any(is_lost);
         for (id, state) in &survivors {
             if let Some(fault) = &state.report.fault {
                 return refused(format!("node {id} cannot write: {fault}"));
             }
             // One that survivors alone vote in was brought back by an attempt that did not end.
-            let needs_lost = |group: &GroupStatus| {
-                let mut voters = group.voters.iter();
-                voters.any(|voter| !survivors.contains_key(voter))
-            };
             let led =
                 state.report.groups.iter().find(|group| {
                     group.leader == Some(*id) && group.has_quorum && needs_lost(group)
@@ -203,6 +201,17 @@ impl Node {
                     led.group
                 ));
             }
+        }
+        // After an attempt that did not end the document still has the lost vote.
+        let mut states = survivors.values();
+        let is_needed = states.any(|state| {
+            let mut groups = state.report.groups.iter();
+            groups.any(needs_lost) || state.cluster.placement.voters().any(is_lost)
+        });
+        if !is_needed {
+            return refused(format!(
+                "no node outside of data centre {dc:?} votes in any group: nothing is lost. Use remove-node"
+            ));
         }
         let held: BTreeSet<&str> = survivors
             .values()

@@ -259,8 +259,12 @@ impl Router {
         others.get(attempt % others.len().max(1)).copied()
     }
 
-    /// Whether waiting for a leader is in vain: the shard or the whole store stopped here, and nobody else has it.
+    /// Whether waiting for a leader is in vain: the cluster goes on without this node, or the shard or the whole store stopped here
+    /// and nobody else has it.
     fn is_hopeless(&self, shard: ShardId) -> bool {
+        if self.groups.peers.credentials().fenced().is_some() {
+            return true;
+        }
         let group = self.groups.of(shard);
         let stopped = || group.stopped().is_some() || self.groups.store.fault().is_some();
         let own = self.groups.node_id;

@@ -368,6 +368,9 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
             .ok_or_else(|| "not yet".to_owned())
     })
     .await;
+    let asked = tokio::time::timeout(PATIENCE / 2, cluster.grab(1, "o-31", "A"));
+    let refused = asked.await.expect("it does not wait for a leader");
+    assert_eq!(refused, Err(Refusal::Unavailable));
     cluster.grab(4, "o-31", "A").await.expect("a new grab");
     cluster.stop(1).await;
     // Under a new number, with an empty disk, it is welcome.
@@ -376,6 +379,32 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
     cluster.add(3, 5).await;
     cluster.settle().await;
     cluster.agree("A", 68).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_data_centre_that_only_listened_is_nothing_to_recover_from() {
+    let mut cluster = Cluster::of(2).await;
+    let by = cluster.addresses[&1].clone();
+    cluster.start(3, Begin::Join(by)).await;
+    let (listener, is_learner) = (&cluster.addresses[&3], true);
+    let added = cluster.nodes[&1]
+        .add_node(3, listener, dc(3), is_learner)
+        .await;
+    assert!(added.is_ok(), "{added:?}");
+    until("node 2 knows of it", async || {
+        let is_known = cluster.nodes[&2].cluster().nodes.contains_key(&3);
+        is_known.then_some(()).ok_or_else(|| "not yet".to_owned())
+    })
+    .await;
+    cluster.stop(3).await;
+    let refused = cluster.nodes[&2].recover("a").await;
+    let refused = refused.expect_err("nothing is lost").to_string();
+    assert!(refused.contains("remove-node"), "{refused}");
+    cluster.create(2, "A", 1).await;
+    cluster
+        .grab(1, "o-1", "A")
+        .await
+        .expect("every group goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,6 +38,9 @@ const CART_ONE_IN: u32 = 3;
 const REGRETS_ONE_IN: u32 = 3;
 const REGRETS_WITHIN_MS: u64 = 3_000;
 
+/// One of so many who ask about an order do not say what it is of, and as many name any of its promotions; the others name the first.
+const HINTS_OTHERWISE_ONE_IN: u32 = 6;
+
 /// The longest pause between two looks of somebody who only looks, in milliseconds.
 const LOOKS_EVERY_MS: u64 = 50;
 
@@ -495,7 +498,7 @@ async fn give_back(
         reason: ReturnReason::User,
         refund,
         promotion_ids: told.items.iter().map(|(id, _)| id.clone()).collect(),
-        promotion_id: told.items.first().map(|(id, _)| id.clone()),
+        promotion_id: lead(&told),
     };
     let answer = ask(stage, move |service| async move {
         service.cancel_order(request).await
@@ -514,12 +517,9 @@ async fn give_back(
 pub async fn confirm(stage: &Arc<Stage>, order: &str) {
     let told = stage.told(order);
     stage.write(order, |told| told.confirm.begin());
-    let (id, first) = (
-        order_id(order),
-        told.items.first().map(|(id, _)| id.clone()),
-    );
+    let (id, lead) = (order_id(order), lead(&told));
     let answer = ask(stage, move |service| async move {
-        service.confirm_order(&id, first.as_ref()).await
+        service.confirm_order(&id, lead.as_ref()).await
     })
     .await;
     stage.trace.note(format_args!(
@@ -532,12 +532,10 @@ pub async fn confirm(stage: &Arc<Stage>, order: &str) {
 /// Reads an order: what was done before somebody looked is seen, whichever node is asked.
 async fn look(stage: &Arc<Stage>, order: &str) {
     let told = stage.told(order);
-    let (id, first) = (
-        order_id(order),
-        told.items.first().map(|(id, _)| id.clone()),
-    );
+    let (id, lead) = (order_id(order), lead(&told));
+    let asked = lead.clone();
     let answer = ask(stage, move |service| async move {
-        service.get_order(&id, first.as_ref()).await
+        service.get_order(&id, asked.as_ref()).await
     })
     .await;
     stage
@@ -553,8 +551,9 @@ async fn look(stage: &Arc<Stage>, order: &str) {
         },
         Some(Err(Refusal::Rejected(_))) => {
             let now = stage.told(order);
-            let mut first = now.items.first().into_iter();
-            told.granted.is_none() || first.any(|(id, _)| stage.may_be_forgotten_at(id, &now))
+            let first = now.items.first().map(|(id, _)| id);
+            let mut asked = lead.iter().chain(first);
+            told.granted.is_none() || asked.any(|id| stage.may_be_forgotten_at(id, &now))
         }
         _ => true,
     };
@@ -563,6 +562,16 @@ async fn look(stage: &Arc<Stage>, order: &str) {
             "order {order} was seen as it no longer was: {answer:?}; {told:?}"
         ));
     }
+}
+
+/// What leads to an order's shard, where anything does.
+fn lead(told: &Told) -> Option<PromotionId> {
+    let place = match Random.random_range(0..HINTS_OTHERWISE_ONE_IN) {
+        0 => return None,
+        1 => Random.random_range(0..told.items.len()),
+        _ => 0,
+    };
+    told.items.get(place).map(|(id, _)| id.clone())
 }
 
 pub fn order_id(order: &str) -> OrderId {

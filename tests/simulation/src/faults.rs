@@ -4,6 +4,8 @@
 
 mod lost_centre;
 
+pub use lost_centre::is_spread;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +57,8 @@ pub struct Faults {
     guest: Option<(u64, &'static str)>,
     /// Machines of a data centre that is lost, of which some may run again.
     lost: Vec<u64>,
+    /// Operators that nobody waits for yet.
+    operators: Vec<JoinHandle<()>>,
     /// What the names of crowds begin with.
     crowds_named: &'static str,
     /// Crowds that came when a process went on or links worked again.
@@ -78,6 +82,7 @@ impl Faults {
             next_machine: last + 1,
             guest: None,
             lost: Vec::new(),
+            operators: Vec::new(),
             crowds_named: "c",
             crowds: Vec::new(),
         }
@@ -412,8 +417,13 @@ impl Faults {
         assert!(stage.clocks_agree(), "healed clocks agree");
     }
 
-    /// Waits for those who came in crowds.
-    pub async fn crowds_end(self) -> Result<(), String> {
+    /// Waits for those who came in crowds, and for operators.
+    pub async fn all_end(self) -> Result<(), String> {
+        for operator in self.operators {
+            operator
+                .await
+                .map_err(|error| format!("an operator panicked: {error}"))?;
+        }
         for crowd in self.crowds {
             crowd
                 .await

@@ -82,7 +82,7 @@ async fn grow_amid_faults(stage: &Arc<Stage>, judge: &mut Judge) -> Result<(), S
     }
     let grown = growing.await;
     grown.map_err(|error| format!("an operator panicked: {error}"))??;
-    faults.crowds_end().await?;
+    faults.all_end().await?;
     settle(stage, judge).await?;
     sleep(CARTS_WITHIN).await;
     settle(stage, judge).await

@@ -12,6 +12,7 @@ use qiang_engine::promotion::Terms;
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Command, PromotionId};
 use qiang_raft::Cluster;
+use qiang_raft::placement::WITNESS_DC;
 use qiang_raft::world::Random;
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
@@ -21,7 +22,7 @@ use crate::backup;
 use crate::buyers::{self, Book, Told};
 use crate::clocks::Clocks;
 use crate::doors::{self, KEEPERS};
-use crate::faults::Faults;
+use crate::faults::{Faults, is_spread};
 use crate::hours::{self, STEWARDS};
 use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed, right_clock};
@@ -38,6 +39,10 @@ use crate::trace::Trace;
 /// Machines that are there from the beginning.
 const MACHINES: [(u64, &str); 4] = [(1, "a"), (2, "a"), (3, "b"), (4, "b")];
 
+/// A machine in a third place, and one run in so many that has it.
+const WITNESS: (u64, &str) = (5, WITNESS_DC);
+const HAS_WITNESS_ONE_IN: u32 = 4;
+
 /// How long a cluster may take to form, and to be itself again when all is healed.
 const SETTLE_WITHIN: Duration = Duration::from_mins(1);
 
@@ -47,6 +52,9 @@ pub const CARTS_WITHIN: Duration = Duration::from_millis(TENTATIVE_MS_MAX + 3_00
 
 /// One run in so many loses a data centre for good.
 const LOSES_CENTRE_ONE_IN: u32 = 3;
+
+/// One of so many of these loses another one, once new machines have taken the place of those that are gone.
+const LOSES_ANOTHER_ONE_IN: u32 = 3;
 
 /// So many orders in doubt are repeated at once in the end.
 const RESOLVED_AT_ONCE: usize = 32;
@@ -213,6 +221,22 @@ impl Stage {
         let processes = self.processes().into_iter();
         let clusters = processes.map(|(_, process)| process.node.cluster());
         clusters.max_by_key(|cluster| cluster.revision)
+    }
+
+    /// The cluster's latest life, of those that somebody lives in.
+    pub fn incarnation(&self) -> u64 {
+        let processes = self.processes().into_iter();
+        let lives = processes.map(|(_, process)| process.node.report().incarnation);
+        lives.max().unwrap_or(1)
+    }
+
+    /// Whether every node of the cluster runs, and is in this life of it.
+    pub fn are_all_of(&self, incarnation: u64) -> bool {
+        let members = self.members();
+        let is_of_it =
+            |(_, process): &(u64, Process)| process.node.report().incarnation == incarnation;
+        let known = self.newest_cluster().map(|cluster| cluster.nodes.len());
+        known == Some(members.len()) && members.iter().all(is_of_it)
     }
 
     /// The processes of nodes that belong to the cluster, as whoever knows most of it says.
@@ -406,9 +430,7 @@ impl Stage {
     /// A machine comes that was never here before; nothing runs on it yet.
     pub fn machine_comes(&self, id: u64, dc: &'static str) {
         let mut machine = self.new_machine(id, dc);
-        let lives = self.processes().into_iter();
-        let lives = lives.map(|(_, process)| process.node.report().incarnation);
-        machine.incarnation = lives.max().unwrap_or(machine.incarnation);
+        machine.incarnation = self.incarnation();
         lock(&self.machines).insert(id, machine);
         self.set_clock(id, 0);
     }
@@ -468,6 +490,13 @@ fn memory() -> PathBuf {
 
 async fn play_on(stage: &Arc<Stage>, shape: Shape) -> Result<(), String> {
     form(stage).await?;
+    let mut machines = MACHINES.to_vec();
+    if Random.random_range(0..HAS_WITNESS_ONE_IN) == 0 {
+        let (id, dc) = WITNESS;
+        stage.machine_comes(id, dc);
+        join(stage, 1, WITNESS).await?;
+        machines.push(WITNESS);
+    }
     create_offers(stage).await?;
     let mut users: Vec<_> = (0..shape.buyers)
         .map(|number| tokio::spawn(buyers::run(stage.clone(), number)))
@@ -480,12 +509,15 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape) -> Result<(), String> {
     users.extend((0..STEWARDS).map(|steward| tokio::spawn(hours::run(stage.clone(), steward))));
     users.extend((0..FIRMS).map(|firm| tokio::spawn(partners::run(stage.clone(), firm))));
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
-    let mut faults = Faults::new(MACHINES);
+    let mut faults = Faults::new(machines);
     let mut judge = Judge::default();
     if Random.random_range(0..LOSES_CENTRE_ONE_IN) == 0 {
         faults.rage(stage, &mut judge, shape.faults_last / 2).await;
         faults.lose_data_centre(stage, &mut judge).await?;
         faults.rage(stage, &mut judge, shape.faults_last / 2).await;
+        if Random.random_range(0..LOSES_ANOTHER_ONE_IN) == 0 && is_spread(stage) {
+            faults.lose_data_centre(stage, &mut judge).await?;
+        }
     } else {
         faults.rage(stage, &mut judge, shape.faults_last).await;
     }
@@ -495,7 +527,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape) -> Result<(), String> {
         user.await
             .map_err(|error| format!("a user panicked: {error}"))?;
     }
-    faults.crowds_end().await?;
+    faults.all_end().await?;
     settle(stage, &mut judge).await?;
     resolve(stage).await?;
     sleep(CARTS_WITHIN).await;

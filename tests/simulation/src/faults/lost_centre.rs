@@ -1,16 +1,21 @@
-//! A data centre that is lost for good, amid everything else: an operator has the other one go on alone, and new machines take the place of
-//! those that are gone. Some of these are switched on again one day.
+//! A data centre that is lost for good, amid everything else: an operator has the other one go on alone, or removes what is lost where a witness
+//! is left, and new machines take the place of those that are gone. Some of these are switched on again one day. At times a loss turns out not to
+//! be one: power comes back before anybody has gone on without it.
 //!
-//! Invariant: when what is left goes on, nothing runs any more on what was lost; and nothing of it that runs again is heard.
+//! Invariant: what is lost has no majority of its own, or no power; and nothing of it is heard once what is left goes on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use qiang_engine::routing::SHARDS;
+use qiang_raft::placement::{Duty, WITNESS_DC};
 use qiang_raft::world::Random;
+use qiang_raft::{ClusterChange, GroupStatus};
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
-use super::Faults;
+use super::{Faults, change};
 use crate::judge::Judge;
 use crate::story::{Stage, join};
 
@@ -29,102 +34,245 @@ const POWER_MS: u64 = 1_500;
 /// How long the operator may take until what is left goes on.
 const RECOVERED_WITHIN: Duration = Duration::from_mins(2);
 
+/// How long who stood still, or was not reached, may take to hear what it was told: longer than anybody does.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long things go wrong before it is looked again whether operators are done.
 const SPELL: Duration = Duration::from_millis(500);
 
+/// What became of the loss of a data centre.
+enum End {
+    /// What is left goes on without it.
+    Alone,
+    /// It has power again, and nobody had gone on without it.
+    CameBack,
+}
+
 impl Faults {
-    /// Loses a data centre, and ends when as many machines are there again.
+    /// Loses a data centre, at times with the witness, and ends when as many machines are there again.
     pub async fn lose_data_centre(
         &mut self,
         stage: &Arc<Stage>,
         judge: &mut Judge,
     ) -> Result<(), String> {
-        let (dc, left) = if Random.random_range(0..2) == 0 {
-            ("a", "b")
-        } else {
-            ("b", "a")
-        };
-        self.lose(stage, dc);
+        let (dc, left) = if coin() { ("a", "b") } else { ("b", "a") };
+        let lost = self.lose(stage, dc);
         // Nobody joins what does not decide.
         self.others_join = false;
         let unnoticed = Duration::from_millis(Random.random_range(1..NOTICED_WITHIN_MS));
         self.rage(stage, judge, unnoticed).await;
-        let (operator, lost) = (stage.clone(), self.lost.clone());
-        let operator = tokio::spawn(async move { recover(&operator, left, &lost).await });
-        if Random.random_range(0..2) == 0 {
-            let (second, lost) = (stage.clone(), self.lost.clone());
-            tokio::spawn(async move { recover_once(&second, left, &lost).await });
-        }
-        while !operator.is_finished() && stage.trace.violation().is_none() {
-            self.rage(stage, judge, SPELL).await;
-        }
-        let panicked = |error| format!("an operator panicked: {error}");
-        operator.await.map_err(panicked)??;
-        if Random.random_range(0..2) == 0 {
-            for id in &self.lost {
-                stage.trace.note(format_args!("{id} is switched on again"));
-                stage.start(*id, false).await;
+        let ids: Vec<u64> = lost.iter().map(|(id, _)| *id).collect();
+        // With the witness they would be a majority of their own, which goes on as before until it hears that others have.
+        let may_run = lost.iter().all(|(_, dc)| *dc != WITNESS_DC);
+        match self.go_on(stage, judge, left, &ids, may_run).await? {
+            End::CameBack => self.machines.extend(lost),
+            End::Alone => {
+                self.lost.extend(&ids);
+                if may_run && coin() {
+                    for id in &ids {
+                        stage.trace.note(format_args!("{id} is switched on again"));
+                        stage.start(*id, false).await;
+                    }
+                }
+                let witness = lost.iter().map(|(_, dc)| *dc).find(|dc| *dc == WITNESS_DC);
+                let come = [dc, dc].into_iter().chain(witness);
+                self.replace(stage, judge, come.collect()).await?;
             }
         }
-        let newcomers: Vec<u64> = (self.next_machine..).take(2).collect();
-        self.next_machine += 2;
-        let (first, _) = self.any_machine();
-        let growing = stage.clone();
-        let coming = newcomers.clone();
-        let growing = tokio::spawn(async move { replace(&growing, first, &coming, dc).await });
-        while !growing.is_finished() && stage.trace.violation().is_none() {
-            self.rage(stage, judge, SPELL).await;
-        }
-        growing.await.map_err(panicked)??;
-        self.machines
-            .extend(newcomers.into_iter().map(|id| (id, dc)));
         self.others_join = true;
         Ok(())
     }
 
+    /// Has data centre `left` go on without those that are lost.
+    async fn go_on(
+        &mut self,
+        stage: &Arc<Stage>,
+        judge: &mut Judge,
+        left: &'static str,
+        lost: &[u64],
+        may_run: bool,
+    ) -> Result<End, String> {
+        let (operator, gone) = (stage.clone(), lost.to_vec());
+        if self.machines.iter().any(|(_, dc)| *dc == WITNESS_DC) {
+            let removing = async move { remove(&operator, &gone).await };
+            return self.wait_amid(stage, judge, removing).await;
+        }
+        let has_second = coin();
+        let power = match (may_run, has_second) {
+            (false, _) => Power::Never,
+            (true, true) => Power::Flickers,
+            (true, false) => Power::MayStay,
+        };
+        if has_second {
+            let (second, gone) = (stage.clone(), lost.to_vec());
+            self.operators.push(tokio::spawn(async move {
+                // Whatever comes of it, the first goes on.
+                let _ = recover_once(&second, left, &gone, power).await;
+            }));
+        }
+        let recovering = async move { recover(&operator, left, &gone, power).await };
+        self.wait_amid(stage, judge, recovering).await
+    }
+
+    /// New machines take the place of those that are gone, in these data centres.
+    async fn replace(
+        &mut self,
+        stage: &Arc<Stage>,
+        judge: &mut Judge,
+        dcs: Vec<&'static str>,
+    ) -> Result<(), String> {
+        let newcomers: Vec<_> = (self.next_machine..).zip(dcs).collect();
+        self.next_machine += newcomers.len() as u64;
+        let (first, _) = self.any_machine();
+        let (growing, coming) = (stage.clone(), newcomers.clone());
+        let joining = async move { join_all(&growing, first, &coming).await };
+        self.wait_amid(stage, judge, joining).await?;
+        self.machines.extend(newcomers);
+        Ok(())
+    }
+
+    /// Has things go wrong until somebody is done.
+    async fn wait_amid<T: Send + 'static>(
+        &mut self,
+        stage: &Arc<Stage>,
+        judge: &mut Judge,
+        doing: impl Future<Output = Result<T, String>> + Send + 'static,
+    ) -> Result<T, String> {
+        let doing = tokio::spawn(doing);
+        while !doing.is_finished() && stage.trace.violation().is_none() {
+            self.rage(stage, judge, SPELL).await;
+        }
+        let panicked = |error| format!("an operator panicked: {error}");
+        doing.await.map_err(panicked)?
+    }
+
     /// All machines of a data centre lose their power, and stay without.
-    fn lose(&mut self, stage: &Stage, dc: &str) {
-        stage
-            .trace
-            .note(format_args!("data centre {dc} is lost for good"));
+    fn lose(&mut self, stage: &Stage, dc: &str) -> Vec<(u64, &'static str)> {
+        let is_with_witness = coin();
+        stage.trace.note(format_args!(
+            "data centre {dc} is lost for good; a witness, too: {is_with_witness}"
+        ));
         stage.lose_centre();
-        let is_there = |(id, there): &(u64, &'static str)| (*there == dc).then_some(*id);
-        let mut lost: Vec<u64> = self.machines.iter().filter_map(is_there).collect();
-        lost.extend(self.guest.as_ref().and_then(is_there));
-        self.guest.take_if(|guest| is_there(guest).is_some());
-        self.machines.retain(|machine| is_there(machine).is_none());
-        for id in &lost {
+        let is_lost = |(_, there): &(u64, &'static str)| {
+            *there == dc || is_with_witness && *there == WITNESS_DC
+        };
+        let mut lost: Vec<_> = self
+            .machines
+            .extract_if(.., |machine| is_lost(machine))
+            .collect();
+        lost.extend(self.guest.take_if(|guest| is_lost(guest)));
+        for (id, _) in &lost {
             self.is_well(*id);
             stage.crash(*id);
         }
-        self.lost = lost;
+        lost
     }
 }
 
-/// An operator has data centre `dc` go on, asking one of its nodes after the other until it does.
-async fn recover(stage: &Arc<Stage>, dc: &'static str, lost: &[u64]) -> Result<(), String> {
+fn coin() -> bool {
+    Random.random_range(0..2) == 0
+}
+
+/// Whether each group has the voters that it should have, and is not about to have others.
+pub fn is_spread(stage: &Stage) -> bool {
+    let Some(cluster) = stage.newest_cluster() else {
+        return false;
+    };
+    let statuses = stage.members().into_iter();
+    let statuses = statuses.flat_map(|(_, process)| (0..).zip(process.node.group_statuses()));
+    let is_there = |(number, group): &(u16, GroupStatus)| {
+        let is_led = group.leads && group.has_quorum;
+        is_led && !group.changing && group.voters == cluster.voters(*number)
+    };
+    let there = statuses.filter(is_there).map(|(number, _)| number);
+    there.collect::<BTreeSet<u16>>().len() == usize::from(SHARDS) + 1
+}
+
+/// An operator removes nodes that are lost from a cluster that still has its majority.
+async fn remove(stage: &Arc<Stage>, lost: &[u64]) -> Result<End, String> {
     let until = Instant::now() + RECOVERED_WITHIN;
-    while let Err(why) = recover_once(stage, dc, lost).await {
+    loop {
+        let nodes = stage.newest_cluster().map(|cluster| cluster.nodes);
+        let nodes = nodes.unwrap_or_default();
+        let stays = |id: &&u64| {
+            let member = nodes.get(id);
+            member.is_some_and(|member| member.duty != Duty::Leaving)
+        };
+        let Some(id) = lost.iter().find(stays) else {
+            return Ok(End::Alone);
+        };
+        if Instant::now() >= until {
+            return Err(format!("node {id}, which is lost, is not removed"));
+        }
+        change(
+            stage,
+            ClusterChange::Remove {
+                node_id: *id,
+                force: false,
+            },
+        );
+        pause().await;
+    }
+}
+
+/// What the power of the lost may do while an operator is at work.
+#[derive(Clone, Copy, PartialEq)]
+enum Power {
+    /// It never comes.
+    Never,
+    /// It is there for a moment, now and then.
+    Flickers,
+    /// It may come and stay.
+    MayStay,
+    /// It has come.
+    Stays,
+}
+
+/// An operator has data centre `dc` go on, asking one of its nodes after the other until it does, or is not needed any more.
+async fn recover(
+    stage: &Arc<Stage>,
+    dc: &'static str,
+    lost: &[u64],
+    mut power: Power,
+) -> Result<End, String> {
+    let until = Instant::now() + RECOVERED_WITHIN;
+    let before = stage.incarnation();
+    loop {
+        let (now, attempt) = recover_once(stage, dc, lost, power).await;
+        power = now;
+        let Err(why) = attempt else {
+            return Ok(End::Alone);
+        };
         // It may have been done without an answer.
         let nodes = stage.newest_cluster().map(|cluster| cluster.nodes);
         if nodes.is_some_and(|nodes| nodes.values().all(|node| node.info.dc == dc)) {
-            return Ok(());
+            return Ok(End::Alone);
+        }
+        if power == Power::Stays && stage.are_all_of(before) {
+            // Whoever stands still may not have heard yet what it was told.
+            sleep(HEARD_WITHIN).await;
+            if stage.are_all_of(before) {
+                return Ok(End::CameBack);
+            }
         }
         if Instant::now() >= until {
             return Err(format!("{dc} does not go on alone: {why}"));
         }
     }
-    Ok(())
 }
 
-/// One attempt of an operator. Every other time one of the nodes is killed amid it, and comes back at once; now and then what is lost has its
-/// power for a moment.
-async fn recover_once(stage: &Arc<Stage>, dc: &'static str, lost: &[u64]) -> Result<(), String> {
-    let pause = Duration::from_millis(Random.random_range(1..TRIES_EVERY_MS));
-    sleep(pause).await;
+/// One attempt of an operator, and what the power of the lost does from then on. Every other time one of the nodes is killed amid it, and
+/// comes back at once; now and then what is lost has power.
+async fn recover_once(
+    stage: &Arc<Stage>,
+    dc: &'static str,
+    lost: &[u64],
+    power: Power,
+) -> (Power, Result<(), String>) {
+    pause().await;
     let there = stage.processes_in(dc);
     if there.is_empty() {
-        return Err("nothing runs there".to_owned());
+        return (power, Err("nothing runs there".to_owned()));
     }
     let any = || there[Random.random_range(0..there.len())].clone();
     let ((_, asked), (killed, _)) = (any(), any());
@@ -133,6 +281,7 @@ async fn recover_once(stage: &Arc<Stage>, dc: &'static str, lost: &[u64]) -> Res
         .life
         .spawn(async move { node.recover(dc).await.map_err(|error| error.to_string()) });
     let within = |ms: u64| sleep(Duration::from_millis(Random.random_range(0..ms)));
+    let mut power = power;
     match Random.random_range(0..4) {
         0 | 1 => {
             within(AMID_MS).await;
@@ -141,15 +290,19 @@ async fn recover_once(stage: &Arc<Stage>, dc: &'static str, lost: &[u64]) -> Res
             within(AMID_MS).await;
             stage.start(killed, false).await;
         }
-        2 => {
+        2 if matches!(power, Power::Flickers | Power::MayStay) => {
             within(AMID_MS).await;
             stage.trace.note(format_args!("{lost:?} have power"));
             for id in lost {
                 stage.start(*id, false).await;
             }
-            within(POWER_MS).await;
-            for id in lost {
-                stage.crash(*id);
+            if power == Power::MayStay {
+                power = Power::Stays;
+            } else {
+                within(POWER_MS).await;
+                for id in lost {
+                    stage.crash(*id);
+                }
             }
         }
         _ => {}
@@ -159,19 +312,18 @@ async fn recover_once(stage: &Arc<Stage>, dc: &'static str, lost: &[u64]) -> Res
     stage
         .trace
         .note(format_args!("{dc} goes on alone -> {recovered:?}"));
-    recovered?.map(drop)
+    let recovered = recovered.and_then(|recovered| recovered.map(drop));
+    (power, recovered)
 }
 
-/// New machines of data centre `dc` join the cluster that node `first` belongs to.
-async fn replace(
+/// New machines join the cluster that node `first` belongs to.
+async fn join_all(
     stage: &Arc<Stage>,
     first: u64,
-    newcomers: &[u64],
-    dc: &'static str,
+    newcomers: &[(u64, &'static str)],
 ) -> Result<(), String> {
-    for id in newcomers {
-        let pause = Duration::from_millis(Random.random_range(1..TRIES_EVERY_MS));
-        sleep(pause).await;
+    for (id, dc) in newcomers {
+        pause().await;
         stage
             .trace
             .note(format_args!("{id} takes the place of one"));
@@ -179,4 +331,10 @@ async fn replace(
         join(stage, first, (*id, dc)).await?;
     }
     Ok(())
+}
+
+/// Between two things that an operator does.
+async fn pause() {
+    let pause = Random.random_range(1..TRIES_EVERY_MS);
+    sleep(Duration::from_millis(pause)).await;
 }
