@@ -126,14 +126,11 @@ impl Node {
         let stop = Arc::new(AtomicBool::new(false));
         let sharing = sharing_of(&store)?;
         let (shards, actors) = seat_actors(&around, sharing, options.timing, &stop);
-        let identity = store.identity();
-        let credentials =
-            Credentials::new(&identity.cluster_id, identity.incarnation, identity.node_id);
         let groups = Arc::new(Groups::new(
             options.node_id,
             options.info.clone(),
             store.clone(),
-            Peers::new(credentials, world.dial.clone()),
+            Peers::new(Credentials::of(&store), world.dial.clone()),
             shards,
             Arc::new(raft_config(&options)),
             options.timing,

@@ -28,7 +28,7 @@ use crate::cluster::{Cluster, ClusterChange};
 use crate::group::GroupStatus;
 use crate::groups::{META_GROUP, all, name};
 use crate::node::Node;
-use crate::peer::Lane;
+use crate::peer::{Lane, Out};
 use crate::placement::WITNESS_DC;
 use crate::rpc::{self, GroupEnd, Kind, MetaAnswer, RecoverRequest, Resumption, SurvivorState};
 use crate::types::{Entry, LogId, NodeInfo, encode_entry};
@@ -184,6 +184,22 @@ impl Node {
                 (false, _) => {}
             }
         }
+        let lives = survivors.values().map(|state| state.report.incarnation);
+        let newest = lives.max().unwrap_or_default();
+        for (id, state) in &survivors {
+            match state.out {
+                Some(Out::Removed) => {
+                    return refused(format!("node {id} was removed from the cluster"));
+                }
+                // An attempt that did not end may have begun the next one on a survivor alone.
+                Some(Out::OutlivedBy(by)) if by > newest => {
+                    return refused(format!(
+                        "node {id} has heard of incarnation {by} of the cluster, which goes on without it: ask a node of that"
+                    ));
+                }
+                _ => {}
+            }
+        }
         let is_lost = |voter: &u64| !survivors.contains_key(voter);
         let needs_lost = |group: &GroupStatus| group.voters.iter().any(is_lost);
         for (id, state) in &survivors {
@@ -273,9 +289,13 @@ impl Node {
 
     /// What this node knows, for whoever leads a recovery.
     pub(crate) fn survivor_state(&self) -> SurvivorState {
+        // Until somebody says so again, a node that was started anew is not fenced, but it remembers.
+        let identity = self.groups().store.identity();
+        let outlived = identity.outlived_by.map(Out::OutlivedBy);
         SurvivorState {
             report: self.report(),
             cluster: self.cluster(),
+            out: outlived.max(self.groups().peers.credentials().out()),
         }
     }
 

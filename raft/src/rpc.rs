@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, ClusterChange};
 use crate::flows::FlowQuery;
 use crate::group::GroupStatus;
 use crate::meta::ConfigVersion;
-use crate::peer::CallError;
+use crate::peer::{CallError, Out};
 use crate::question::{Each, Outcome};
 use crate::types::{LogId, NodeInfo, TypeConfig, decode_entry, encode_entry};
 
@@ -316,6 +316,8 @@ pub struct SurvivorState {
     pub report: NodeReport,
     /// The cluster as it should be, as far as it knows.
     pub cluster: Cluster,
+    /// Why it is out of the cluster, if it is.
+    pub out: Option<Out>,
 }
 
 /// How a group goes on after recovery.

@@ -107,6 +107,7 @@ async fn join(options: &NodeOptions, world: &World, address: &str) -> Result<Ide
         cluster_id: who.cluster_id,
         node_id: options.node_id,
         incarnation: who.incarnation,
+        outlived_by: None,
         logs: introduction.logs,
     })
 }

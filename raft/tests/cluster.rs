@@ -372,7 +372,23 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
     let refused = asked.await.expect("it does not wait for a leader");
     assert_eq!(refused, Err(Refusal::Unavailable));
     cluster.grab(4, "o-31", "A").await.expect("a new grab");
+    // Nor is it brought back where nobody else answers: it remembers that it is outlived.
     cluster.stop(1).await;
+    for id in [3, 4] {
+        cluster.stop(id).await;
+    }
+    for id in [1, 2] {
+        cluster.start(id, Begin::Existing).await;
+    }
+    let refused = cluster.nodes[&2].recover("a").await;
+    let refused = refused.expect_err("the cluster lives on").to_string();
+    assert!(refused.contains("incarnation 2"), "{refused}");
+    for id in [1, 2] {
+        cluster.stop(id).await;
+    }
+    for id in [3, 4] {
+        cluster.start(id, Begin::Existing).await;
+    }
     // Under a new number, with an empty disk, it is welcome.
     let by = cluster.addresses[&3].clone();
     cluster.start(5, Begin::Join(by)).await;

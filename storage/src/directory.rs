@@ -168,17 +168,35 @@ impl Directory {
         }
         let next = Identity {
             incarnation,
+            outlived_by: identity.outlived_by.filter(|by| *by > incarnation),
             ..identity.clone()
         };
-        let mut replace = || -> io::Result<()> {
+        self.replace(&mut identity, next)
+    }
+
+    /// Writes down, durable on return, that the cluster lives on in this incarnation without the node; nothing if it is known, or the node's own.
+    pub(crate) fn set_outlived_by(&self, incarnation: u64) -> Result<(), IncarnationError> {
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if incarnation <= identity.incarnation || Some(incarnation) <= identity.outlived_by {
+            return Ok(());
+        }
+        let next = Identity {
+            outlived_by: Some(incarnation),
+            ..identity.clone()
+        };
+        self.replace(&mut identity, next)
+    }
+
+    fn replace(&self, identity: &mut Identity, next: Identity) -> Result<(), IncarnationError> {
+        let replaced = || -> io::Result<()> {
             let unfinished = self.root.join(IDENTITY_NEXT);
             identity::write(&unfinished, &next)?;
             fs::rename(&unfinished, self.root.join(IDENTITY))?;
             // From here on this is what an open finds, unless the power fails before the last step.
-            *identity = next.clone();
+            *identity = next;
             sync_directory(&self.root)
         };
-        replace().map_err(|error| IncarnationError::Io {
+        replaced().map_err(|error| IncarnationError::Io {
             path: self.root.join(IDENTITY),
             source: error,
         })

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::OpenError;
 
 /// The version of everything under a data directory that this program writes, and the newest that it reads. Version 2 added the
-/// incarnation to the identity, version 3 the number of logs.
-pub const FORMAT_VERSION: u64 = 3;
+/// incarnation to the identity, version 3 the number of logs, version 4 by which incarnation it is outlived.
+pub const FORMAT_VERSION: u64 = 4;
 
 /// The incarnation of a new cluster, and of one whose directories were made before there were any.
 const FIRST_INCARNATION: u64 = 1;
@@ -33,6 +33,8 @@ pub struct Identity {
     /// Which life of the cluster this is, 1 for a new one: `recover` after the loss of a data centre begins the next one; nodes
     /// of different incarnations refuse each other.
     pub incarnation: u64,
+    /// A later life of the cluster that this node has heard of and has no part in: it is never to be recovered.
+    pub outlived_by: Option<u64>,
     /// How many logs the cluster's shards share, as it was begun.
     pub logs: u16,
 }
@@ -44,6 +46,7 @@ impl Identity {
             cluster_id: cluster_id.into(),
             node_id,
             incarnation: FIRST_INCARNATION,
+            outlived_by: None,
             logs,
         }
     }
@@ -59,6 +62,9 @@ struct IdentityFile {
     /// Absent in version 1.
     #[serde(default = "first_incarnation")]
     incarnation: u64,
+    /// Absent before version 4.
+    #[serde(default)]
+    outlived_by: Option<u64>,
     /// Absent before version 3.
     #[serde(default = "logs_without_sharing")]
     logs: u16,
@@ -79,6 +85,7 @@ pub(crate) fn write(path: &Path, identity: &Identity) -> io::Result<()> {
         cluster_id: identity.cluster_id.clone(),
         node_id: identity.node_id,
         incarnation: identity.incarnation,
+        outlived_by: identity.outlived_by,
         logs: identity.logs,
     };
     let text = serde_json::to_string_pretty(&file).expect("plain fields always have a JSON form");
@@ -117,6 +124,7 @@ pub(crate) fn read(root: &Path) -> Result<Identity, OpenError> {
         cluster_id: file.cluster_id,
         node_id: file.node_id,
         incarnation: file.incarnation,
+        outlived_by: file.outlived_by,
         logs: file.logs,
     })
 }

@@ -137,6 +137,20 @@ impl Store {
         self.inner.core.directory.set_incarnation(incarnation)
     }
 
+    /// Writes down that the cluster lives on in `incarnation`, in which this node has no part; durable on return. Nothing where the directory's own is not
+    /// before that. Blocks for a few syncs of small files.
+    ///
+    /// # Errors
+    /// If the store was opened offline, or the file cannot be written.
+    pub fn set_outlived_by(&self, incarnation: u64) -> Result<(), IncarnationError> {
+        if self.inner.read_only {
+            return Err(IncarnationError::ReadOnly {
+                dir: self.dir().to_path_buf(),
+            });
+        }
+        self.inner.core.directory.set_outlived_by(incarnation)
+    }
+
     /// The data directory.
     pub fn dir(&self) -> &Path {
         self.inner.core.directory.root()

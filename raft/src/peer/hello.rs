@@ -8,6 +8,7 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use qiang_engine::codec;
+use qiang_storage::Store;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -15,8 +16,9 @@ use super::frame::{FrameWriter, read_frame};
 use super::{Lane, Stream};
 
 /// The version of the protocol between nodes, who speak with those of their own version only. Version 1 knew no shards that share a
-/// log; in version 2 forwarded commands said how long their caller waits; in version 3 attempts at recovery had no number.
-pub const PROTOCOL: u16 = 4;
+/// log; in version 2 forwarded commands said how long their caller waits; in version 3 attempts at recovery had no number; in version 4
+/// nobody was told by which incarnation it is outlived.
+pub const PROTOCOL: u16 = 5;
 
 /// First bytes of every handshake.
 const MAGIC: [u8; 5] = *b"QIANG";
@@ -58,45 +60,88 @@ pub enum Welcome {
     No {
         /// Why, for people.
         reason: String,
-        /// Whether this is for good: the dialling node is fenced or removed.
-        for_good: bool,
+        /// If this is for good, why.
+        out: Option<Out>,
     },
 }
 
-/// What a node shows in handshakes, and whom it lets in. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Credentials(Arc<RwLock<State>>);
+/// Why a node is out of the cluster for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Out {
+    /// The cluster lives on in this incarnation, in which the node has no part.
+    OutlivedBy(u64),
+    /// It was removed.
+    Removed,
+}
 
-#[derive(Debug)]
+/// What a node shows in handshakes, and whom it lets in. Clones share it.
+#[derive(Clone)]
+pub struct Credentials(Arc<Shared>);
+
+struct Shared {
+    state: RwLock<State>,
+    /// Has it written down which incarnation outlives this node.
+    remember: Box<dyn Fn(u64) + Send + Sync>,
+}
+
 struct State {
     who: Identified,
     /// Nodes that were removed: never spoken with again.
     removed: Vec<u64>,
-    /// Why a peer said that this node is fenced, if one did.
-    fenced: Option<String>,
+    /// Why this node is fenced, if it is, and in a peer's words.
+    out: Option<(Out, String)>,
 }
 
 impl Credentials {
     /// The credentials of a node.
     pub fn new(cluster_id: &str, incarnation: u64, node_id: u64) -> Self {
+        Self::remembering(cluster_id, incarnation, node_id, Box::new(|_| {}))
+    }
+
+    /// Those of the node that a store belongs to; there it is written down which incarnation outlives it.
+    pub fn of(store: &Store) -> Self {
+        let (identity, store) = (store.identity(), store.clone());
+        let remember = move |by| {
+            if let Err(error) = store.set_outlived_by(by) {
+                tracing::error!(%error, "that this node is outlived was not written down");
+            }
+        };
+        let (incarnation, node_id) = (identity.incarnation, identity.node_id);
+        Self::remembering(
+            &identity.cluster_id,
+            incarnation,
+            node_id,
+            Box::new(remember),
+        )
+    }
+
+    fn remembering(
+        cluster_id: &str,
+        incarnation: u64,
+        node_id: u64,
+        remember: Box<dyn Fn(u64) + Send + Sync>,
+    ) -> Self {
         let who = Identified {
             cluster_id: cluster_id.to_owned(),
             incarnation,
             node_id,
         };
-        Credentials(Arc::new(RwLock::new(State {
+        let state = RwLock::new(State {
             who,
             removed: Vec::new(),
-            fenced: None,
-        })))
+            out: None,
+        });
+        Credentials(Arc::new(Shared { state, remember }))
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        let state = self.0.state.read();
+        look(&state.unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let state = self.0.state.write();
+        change(&mut state.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Who the node is.
@@ -108,7 +153,7 @@ impl Credentials {
     pub fn set_incarnation(&self, incarnation: u64) {
         self.write(|state| {
             state.who.incarnation = incarnation;
-            state.fenced = None;
+            state.out = None;
         });
     }
 
@@ -117,39 +162,54 @@ impl Credentials {
         self.write(|state| state.removed = removed);
     }
 
-    /// Why this node is out of the cluster, if a peer has said so.
+    /// Why this node is out of the cluster, if it is, in a peer's words.
     pub fn fenced(&self) -> Option<String> {
-        self.read(|state| state.fenced.clone())
+        self.read(|state| Some(state.out.as_ref()?.1.clone()))
     }
 
-    fn set_fenced(&self, reason: &str) {
-        self.write(|state| {
-            if state.fenced.is_none() {
-                tracing::error!(
-                    reason,
-                    "this node is fenced: the cluster goes on without it"
-                );
-                state.fenced = Some(reason.to_owned());
+    /// Why this node is out of the cluster, if it is.
+    pub fn out(&self) -> Option<Out> {
+        self.read(|state| Some(state.out.as_ref()?.0))
+    }
+
+    fn set_out(&self, out: Out, reason: &str) {
+        let is_news = self.write(|state| {
+            // It may have begun that life meanwhile.
+            let is_own = matches!(out, Out::OutlivedBy(by) if by <= state.who.incarnation);
+            let known = state.out.as_ref().map(|(known, _)| *known);
+            let is_news = !is_own && Some(out) > known;
+            if is_news {
+                state.out = Some((out, reason.to_owned()));
             }
+            is_news
         });
+        if is_news {
+            tracing::error!(
+                reason,
+                "this node is fenced: the cluster goes on without it"
+            );
+            if let Out::OutlivedBy(by) = out {
+                (self.0.remember)(by);
+            }
+        }
     }
 
     /// The answer to a hello.
     fn answer(&self, hello: &Hello) -> Welcome {
         self.read(|state| {
             let own = &state.who;
-            let no = |reason: String, for_good: bool| Welcome::No { reason, for_good };
+            let no = |reason: String, out: Option<Out>| Welcome::No { reason, out };
             if hello.protocol != PROTOCOL {
                 return no(
                     format!(
                         "node {} speaks protocol {PROTOCOL}, not {}",
                         own.node_id, hello.protocol
                     ),
-                    false,
+                    None,
                 );
             }
             if hello.to.is_some_and(|to| to != own.node_id) {
-                return no(format!("this is node {}", own.node_id), false);
+                return no(format!("this is node {}", own.node_id), None);
             }
             if hello.who.cluster_id.is_empty() {
                 return Welcome::Yes(own.clone());
@@ -160,7 +220,7 @@ impl Credentials {
                         "node {} belongs to cluster {}, not {}",
                         own.node_id, own.cluster_id, hello.who.cluster_id
                     ),
-                    false,
+                    None,
                 );
             }
             if hello.lane == Lane::Recovery {
@@ -172,13 +232,14 @@ impl Credentials {
                         "node {} lives in incarnation {} of the cluster, not {}",
                         own.node_id, own.incarnation, hello.who.incarnation
                     ),
-                    hello.who.incarnation < own.incarnation,
+                    (hello.who.incarnation < own.incarnation)
+                        .then_some(Out::OutlivedBy(own.incarnation)),
                 );
             }
             if state.removed.contains(&hello.who.node_id) {
                 return no(
                     format!("node {} was removed from the cluster", hello.who.node_id),
-                    true,
+                    Some(Out::Removed),
                 );
             }
             Welcome::Yes(own.clone())
@@ -203,9 +264,9 @@ pub async fn introduce(
     send(stream, &hello).await?;
     match receive(stream).await? {
         Some(Welcome::Yes(who)) => Ok(who),
-        Some(Welcome::No { reason, for_good }) => {
-            if for_good {
-                credentials.set_fenced(&reason);
+        Some(Welcome::No { reason, out }) => {
+            if let Some(out) = out {
+                credentials.set_out(out, &reason);
             }
             Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
         }
@@ -234,10 +295,11 @@ pub async fn receive_introduction(
         && hello.who.incarnation > own.incarnation
         && hello.lane != Lane::Recovery
     {
-        credentials.set_fenced(&format!(
+        let heard = format!(
             "node {} lives in incarnation {} of the cluster, this one in {}",
             hello.who.node_id, hello.who.incarnation, own.incarnation
-        ));
+        );
+        credentials.set_out(Out::OutlivedBy(hello.who.incarnation), &heard);
     }
     send(stream, &answer).await?;
     match answer {

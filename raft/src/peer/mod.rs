@@ -24,7 +24,7 @@ use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use frame::FRAME_BYTES_MAX;
-pub use hello::{Credentials, PROTOCOL};
+pub use hello::{Credentials, Out, PROTOCOL};
 pub use peers::{Call, CallError, Peers};
 pub(crate) use serve::tell_dropped;
 pub use serve::{Handler, Incoming, Responder, serve};

@@ -60,6 +60,31 @@ fn an_incarnation_never_goes_down() {
 }
 
 #[test]
+fn a_directory_knows_what_outlives_it_until_it_lives_in_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.set_incarnation(2).unwrap();
+    for not_later in [0, 1, 2] {
+        store.set_outlived_by(not_later).unwrap();
+        assert_eq!(store.identity(), of_incarnation(2), "{not_later}");
+    }
+    store.set_outlived_by(5).unwrap();
+    store.set_outlived_by(4).unwrap();
+    let outlived = Identity {
+        outlived_by: Some(5),
+        ..of_incarnation(2)
+    };
+    assert_eq!(store.identity(), outlived);
+    store.close();
+    let store = open(dir.path());
+    assert_eq!(store.identity(), outlived);
+    store.set_incarnation(4).unwrap();
+    assert_eq!(store.identity().outlived_by, Some(5), "4 is not yet 5");
+    store.set_incarnation(5).unwrap();
+    assert_eq!(store.identity(), of_incarnation(5));
+}
+
+#[test]
 fn a_directory_may_begin_in_a_later_incarnation() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), &of_incarnation(6), &small()).unwrap();

@@ -28,6 +28,9 @@ const BURST_FAULTS_MAX: u32 = 5;
 /// How long, in milliseconds, nothing goes wrong between two bursts at most: a few elections' time.
 const CALM_MS_MAX: u128 = 1_500;
 
+/// How long, in milliseconds at most, a node that is told to stop says so before it does.
+const NOTICE_MS: u64 = 500;
+
 /// How often the judge looks while nothing goes wrong.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -44,6 +47,8 @@ pub struct Faults {
     down: BTreeMap<u64, Instant>,
     /// Processes that stand still, and until when.
     paused: BTreeMap<u64, Instant>,
+    /// Processes that were told to stop, and what of them ends when they have.
+    stopping: BTreeMap<u64, JoinHandle<()>>,
     /// Machines whose disk hangs, and when they lose their power.
     stalled: BTreeMap<u64, Instant>,
     /// Machines whose disk is full, and when somebody makes space and starts them again.
@@ -75,6 +80,7 @@ impl Faults {
             others_join: true,
             down: BTreeMap::new(),
             paused: BTreeMap::new(),
+            stopping: BTreeMap::new(),
             stalled: BTreeMap::new(),
             full: BTreeMap::new(),
             healed_at: Instant::now(),
@@ -149,7 +155,8 @@ impl Faults {
         let (id, dc) = self.any_machine();
         let (other, _) = self.any_machine();
         match Random.random_range(0..100) {
-            0..=13 => self.crash(stage, id),
+            0..=9 => self.crash(stage, id),
+            10..=13 => self.tell_to_stop(stage, id),
             // A data centre, or more, at once.
             14..=16 => {
                 let mut ids: Vec<u64> = self.machines.iter().map(|(id, _)| *id).collect();
@@ -209,6 +216,7 @@ impl Faults {
     fn are_over(&self) -> bool {
         self.down.is_empty()
             && self.paused.is_empty()
+            && self.stopping.is_empty()
             && self.stalled.is_empty()
             && self.full.is_empty()
             && self.healed_at <= Instant::now()
@@ -239,6 +247,7 @@ impl Faults {
     fn is_well(&mut self, id: u64) {
         self.down.remove(&id);
         self.paused.remove(&id);
+        self.stopping.remove(&id);
         self.stalled.remove(&id);
         self.full.remove(&id);
     }
@@ -254,6 +263,24 @@ impl Faults {
         process.life.pause();
         self.paused
             .insert(id, Instant::now() + Duration::from_millis(ms));
+    }
+
+    /// A node is stopped as when nodes are restarted one after another: it hands over what it leads, says so for a while, and ends.
+    fn tell_to_stop(&mut self, stage: &Arc<Stage>, id: u64) {
+        let Some(process) = stage.process(id) else {
+            return;
+        };
+        if self.stopping.contains_key(&id) {
+            return;
+        }
+        stage.trace.note(format_args!("{id} is told to stop"));
+        let (node, notice) = (process.node.clone(), Random.random_range(0..NOTICE_MS));
+        let stopping = process.life.spawn(async move {
+            node.drain().await;
+            sleep(Duration::from_millis(notice)).await;
+            node.stop().await;
+        });
+        self.stopping.insert(id, stopping);
     }
 
     /// A disk hangs, and soon the power fails: what its node sent to others was not synced there.
@@ -347,6 +374,12 @@ impl Faults {
         for id in take_over(&mut self.full, now) {
             self.crash_for(stage, id, Random.random_range(10..100));
         }
+        let ended = self
+            .stopping
+            .extract_if(.., |_, stopping| stopping.is_finished());
+        for (id, _) in ended.collect::<Vec<_>>() {
+            self.crash_for(stage, id, mostly_short_ms(10));
+        }
         for id in take_over(&mut self.down, now) {
             stage.trace.note(format_args!("{id} starts"));
             stage.start(id, false).await;
@@ -397,6 +430,9 @@ impl Faults {
         // Whoever asks there waits in vain.
         for id in self.lost.drain(..) {
             stage.machine_goes(id);
+        }
+        for id in std::mem::take(&mut self.stopping).into_keys() {
+            self.crash_for(stage, id, 0);
         }
         let now = Instant::now();
         self.healed_at = now;

@@ -219,8 +219,12 @@ impl Stage {
     /// The cluster's document, as whoever knows most of it has it.
     pub fn newest_cluster(&self) -> Option<Cluster> {
         let processes = self.processes().into_iter();
-        let clusters = processes.map(|(_, process)| process.node.cluster());
-        clusters.max_by_key(|cluster| cluster.revision)
+        let known = processes.map(|(_, process)| {
+            let lives_in = process.node.report().incarnation;
+            (lives_in, process.node.cluster())
+        });
+        let newest = known.max_by_key(|(lives_in, cluster)| (*lives_in, cluster.revision));
+        newest.map(|(_, cluster)| cluster)
     }
 
     /// The cluster's latest life, of those that somebody lives in.

@@ -174,17 +174,17 @@ fn whoever_belongs_elsewhere_is_told_why_and_dropped() {
         ),
         (
             Hello {
-                protocol: 5,
+                protocol: 6,
                 ..own()
             },
-            "protocol 4, not 5",
+            "protocol 5, not 6",
         ),
         (
             Hello {
-                protocol: 3,
+                protocol: 4,
                 ..own()
             },
-            "protocol 4, not 3",
+            "protocol 5, not 4",
         ),
         (
             Hello {
