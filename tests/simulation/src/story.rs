@@ -13,7 +13,7 @@ use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Command, PromotionId};
 use qiang_raft::Cluster;
 use qiang_raft::placement::WITNESS_DC;
-use qiang_raft::world::Random;
+use qiang_raft::world::{Clock, Random};
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
@@ -585,13 +585,24 @@ pub async fn grow(
         ))
         .await;
         let mut machine = stage.new_machine(id, dc);
-        if let Some(other) = lock(&stage.machines).get(&first) {
-            machine.clock = other.clock.clone();
-        }
+        machine.clock = clock_of(stage, first).await;
         lock(&stage.machines).insert(id, machine);
         join(stage, first, (id, dc)).await?;
     }
     Ok(())
+}
+
+/// The clock of a machine, which may just be started.
+async fn clock_of(stage: &Stage, id: u64) -> Clock {
+    loop {
+        let clock = lock(&stage.machines)
+            .get(&id)
+            .map(|machine| machine.clock.clone());
+        match clock {
+            Some(clock) => return clock,
+            None => sleep(Duration::from_millis(1)).await,
+        }
+    }
 }
 
 /// Starts a machine and has node `first` add it.
