@@ -373,6 +373,7 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
     assert_eq!(refused, Err(Refusal::Unavailable));
     cluster.grab(4, "o-31", "A").await.expect("a new grab");
     // Nor is it brought back where nobody else answers: it remembers that it is outlived.
+    drop(abandoned);
     cluster.stop(1).await;
     for id in [3, 4] {
         cluster.stop(id).await;
@@ -380,9 +381,16 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
     for id in [1, 2] {
         cluster.start(id, Begin::Existing).await;
     }
-    let refused = cluster.nodes[&2].recover("a").await;
-    let refused = refused.expect_err("the cluster lives on").to_string();
-    assert!(refused.contains("incarnation 2"), "{refused}");
+    until(
+        "recovery is refused for what a node has heard of",
+        async || {
+            let refused = cluster.nodes[&2].recover("a").await;
+            let refused = refused.expect_err("the cluster lives on").to_string();
+            let has_heard = refused.contains("incarnation 2");
+            has_heard.then_some(()).ok_or(refused)
+        },
+    )
+    .await;
     for id in [1, 2] {
         cluster.stop(id).await;
     }
