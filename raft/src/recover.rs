@@ -138,7 +138,10 @@ impl Node {
         cluster: &Cluster,
         dc: &str,
     ) -> Result<BTreeMap<u64, SurvivorState>, RecoverError> {
-        let in_dc = |id: &u64| cluster.nodes[id].info.dc == dc;
+        let in_dc = |id: &u64| {
+            let member = cluster.nodes.get(id);
+            member.is_some_and(|member| member.info.dc == dc)
+        };
         let members: Vec<u64> = cluster.nodes.keys().copied().collect();
         if dc == WITNESS_DC || !members.iter().any(in_dc) {
             return refused(format!(
@@ -184,9 +187,19 @@ impl Node {
                 (false, _) => {}
             }
         }
+        self.check_survivors(&survivors, dc)?;
+        Ok(survivors)
+    }
+
+    /// Makes sure that those who are left are a part of the cluster that cannot go on by itself, and have all of it.
+    fn check_survivors(
+        &self,
+        survivors: &BTreeMap<u64, SurvivorState>,
+        dc: &str,
+    ) -> Result<(), RecoverError> {
         let lives = survivors.values().map(|state| state.report.incarnation);
         let newest = lives.max().unwrap_or_default();
-        for (id, state) in &survivors {
+        for (id, state) in survivors {
             match state.out {
                 Some(Out::Removed) => {
                     return refused(format!("node {id} was removed from the cluster"));
@@ -202,7 +215,7 @@ impl Node {
         }
         let is_lost = |voter: &u64| !survivors.contains_key(voter);
         let needs_lost = |group: &GroupStatus| group.voters.iter().any(is_lost);
-        for (id, state) in &survivors {
+        for (id, state) in survivors {
             if let Some(fault) = &state.report.fault {
                 return refused(format!("node {id} cannot write: {fault}"));
             }
@@ -242,7 +255,7 @@ impl Node {
         {
             return refused(format!("no node that is left has group {missing}"));
         }
-        Ok(survivors)
+        Ok(())
     }
 
     async fn step<T: DeserializeOwned>(
