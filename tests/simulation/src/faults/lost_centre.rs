@@ -192,10 +192,12 @@ pub fn is_spread(stage: &Stage) -> bool {
 async fn remove(stage: &Arc<Stage>, lost: &[u64]) -> Result<End, String> {
     let until = Instant::now() + RECOVERED_WITHIN;
     loop {
-        let nodes = stage.newest_cluster().map(|cluster| cluster.nodes);
-        let nodes = nodes.unwrap_or_default();
+        let Some(cluster) = stage.newest_cluster() else {
+            pause().await;
+            continue;
+        };
         let stays = |id: &&u64| {
-            let member = nodes.get(id);
+            let member = cluster.nodes.get(id);
             member.is_some_and(|member| member.duty != Duty::Leaving)
         };
         let Some(id) = lost.iter().find(stays) else {
