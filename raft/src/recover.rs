@@ -75,14 +75,12 @@ fn refused<T>(why: impl Into<String>) -> Result<T, RecoverError> {
 }
 
 impl Node {
-    /// Brings every group back on the nodes of data centre `dc`, the others being lost for good.
-    pub async fn recover(&self, dc: &str) -> Result<Recovered, RecoverError> {
+    /// Brings every group back on the nodes of data centre `dc`, the others being lost for good; by `force` also where these nodes have
+    /// heard of a later life of the cluster, of which nothing is left either.
+    pub async fn recover(&self, dc: &str, force: bool) -> Result<Recovered, RecoverError> {
         let cluster = self.cluster();
-        let survivors = self.check_recovery(&cluster, dc).await?;
-        let highest = survivors
-            .values()
-            .map(|state| state.report.incarnation)
-            .max();
+        let survivors = self.check_recovery(&cluster, dc, force).await?;
+        let highest = survivors.values().map(SurvivorState::newest_known).max();
         let incarnation = highest.unwrap_or(0) + 1;
         // The newest document that any survivor knows: one may have been behind.
         let newest = survivors
@@ -137,6 +135,7 @@ impl Node {
         &self,
         cluster: &Cluster,
         dc: &str,
+        force: bool,
     ) -> Result<BTreeMap<u64, SurvivorState>, RecoverError> {
         let in_dc = |id: &u64| {
             let member = cluster.nodes.get(id);
@@ -187,7 +186,7 @@ impl Node {
                 (false, _) => {}
             }
         }
-        self.check_survivors(&survivors, dc)?;
+        self.check_survivors(&survivors, dc, force)?;
         Ok(survivors)
     }
 
@@ -196,6 +195,7 @@ impl Node {
         &self,
         survivors: &BTreeMap<u64, SurvivorState>,
         dc: &str,
+        force: bool,
     ) -> Result<(), RecoverError> {
         let lives = survivors.values().map(|state| state.report.incarnation);
         let newest = lives.max().unwrap_or_default();
@@ -205,9 +205,9 @@ impl Node {
                     return refused(format!("node {id} was removed from the cluster"));
                 }
                 // An attempt that did not end may have begun the next one on a survivor alone.
-                Some(Out::OutlivedBy(by)) if by > newest => {
+                Some(Out::OutlivedBy(by)) if by > newest && !force => {
                     return refused(format!(
-                        "node {id} has heard of incarnation {by} of the cluster, which goes on without it: ask a node of that"
+                        "node {id} has heard of incarnation {by} of the cluster, which goes on without it: ask a node of that, or use --force if it is gone, too"
                     ));
                 }
                 _ => {}

@@ -320,6 +320,16 @@ pub struct SurvivorState {
     pub out: Option<Out>,
 }
 
+impl SurvivorState {
+    /// The latest life of the cluster that it lives in or has heard of.
+    pub fn newest_known(&self) -> u64 {
+        match self.out {
+            Some(Out::OutlivedBy(by)) => by.max(self.report.incarnation),
+            _ => self.report.incarnation,
+        }
+    }
+}
+
 /// How a group goes on after recovery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumption {

@@ -330,7 +330,7 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
             .expect("a grab");
     }
     let early = cluster.nodes[&3]
-        .recover("b")
+        .recover("b", false)
         .await
         .expect_err("a quorum lives");
     assert!(early.to_string().contains("answers"), "{early}");
@@ -338,7 +338,7 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
     cluster.stop(2).await;
     // A leader that was elected while the first was stopped may believe in its quorum for a moment yet.
     let recovered = until("recovery is taken up", async || {
-        let recovered = cluster.nodes[&3].recover("b").await;
+        let recovered = cluster.nodes[&3].recover("b", false).await;
         recovered.map_err(|error| error.to_string())
     })
     .await;
@@ -384,7 +384,7 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
     until(
         "recovery is refused for what a node has heard of",
         async || {
-            let refused = cluster.nodes[&2].recover("a").await;
+            let refused = cluster.nodes[&2].recover("a", false).await;
             let refused = refused.expect_err("the cluster lives on").to_string();
             let has_heard = refused.contains("incarnation 2");
             has_heard.then_some(()).ok_or(refused)
@@ -421,7 +421,7 @@ async fn a_lost_data_centre_that_only_listened_is_nothing_to_recover_from() {
     })
     .await;
     cluster.stop(3).await;
-    let refused = cluster.nodes[&2].recover("a").await;
+    let refused = cluster.nodes[&2].recover("a", false).await;
     let refused = refused.expect_err("nothing is lost").to_string();
     assert!(refused.contains("remove-node"), "{refused}");
     cluster.create(2, "A", 1).await;

@@ -21,6 +21,9 @@ pub(crate) struct RecoverArgs {
     /// The data centre that is left
     #[arg(long, value_name = "NAME")]
     dc: String,
+    /// Also where its nodes have heard that the cluster went on without them, and that is lost, too
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) async fn run(
@@ -34,7 +37,7 @@ pub(super) async fn run(
     let answer = client
         .post_waiting(
             "/v1/cluster/recover",
-            &json!({"dc": args.dc}),
+            &json!({"dc": args.dc, "force": args.force}),
             RECOVERY_TIMEOUT,
         )
         .await?;

@@ -35,6 +35,14 @@ pub(super) struct DcBody {
     pub(super) dc: String,
 }
 
+/// The data centre that goes on, and whether also where a later life of the cluster was heard of.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecoverBody {
+    pub(super) dc: String,
+    pub(super) force: Option<bool>,
+}
+
 /// Who is to lead.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

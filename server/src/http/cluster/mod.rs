@@ -19,7 +19,7 @@ use serde::Serialize;
 
 pub(super) use route::ClusterRoute;
 
-use self::bodies::{AddBody, DcBody, DrainBody, LeaderBody, check_address, check_dc};
+use self::bodies::{AddBody, DcBody, DrainBody, LeaderBody, RecoverBody, check_address, check_dc};
 use self::view::{Heard, Known};
 use super::Http;
 use super::health::META;
@@ -176,11 +176,11 @@ async fn rebalance(http: &Http, query: Option<&str>, body: &[u8]) -> Outcome {
 
 async fn recover(http: &Http, query: Option<&str>, body: &[u8]) -> Outcome {
     Query::parse(query)?.finish()?;
-    let Object(DcBody { dc }) = parse(body)?;
+    let Object(RecoverBody { dc, force }) = parse(body)?;
     check_dc(&dc)?;
     // A caller that leaves must not stop it halfway.
     let node = http.service.node().clone();
-    let recovery = tokio::spawn(async move { node.recover(&dc).await });
+    let recovery = tokio::spawn(async move { node.recover(&dc, force.unwrap_or(false)).await });
     let recovered = recovery
         .await
         .map_err(|error| Problem::internal(format!("recovery ended early: {error}")))?;

@@ -279,9 +279,11 @@ async fn recover_once(
     let any = || there[Random.random_range(0..there.len())].clone();
     let ((_, asked), (killed, _)) = (any(), any());
     let node = asked.node.clone();
-    let recovering = asked
-        .life
-        .spawn(async move { node.recover(dc).await.map_err(|error| error.to_string()) });
+    let recovering = asked.life.spawn(async move {
+        node.recover(dc, false)
+            .await
+            .map_err(|error| error.to_string())
+    });
     let within = |ms: u64| sleep(Duration::from_millis(Random.random_range(0..ms)));
     let mut power = power;
     match Random.random_range(0..4) {
