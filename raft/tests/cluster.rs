@@ -391,6 +391,9 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
         },
     )
     .await;
+    let forced = cluster.nodes[&2].recover("a", true).await;
+    let begun = forced.map(|recovered| recovered.incarnation);
+    assert_eq!(begun, Ok(3), "above the life that was heard of");
     for id in [1, 2] {
         cluster.stop(id).await;
     }
