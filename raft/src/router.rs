@@ -262,7 +262,7 @@ impl Router {
     /// Whether waiting for a leader is in vain: the cluster goes on without this node, or the shard or the whole store stopped here
     /// and nobody else has it.
     fn is_hopeless(&self, shard: ShardId) -> bool {
-        if self.groups.peers.credentials().fenced().is_some() {
+        if self.groups.peers.credentials().out().is_some() {
             return true;
         }
         let group = self.groups.of(shard);

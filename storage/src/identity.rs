@@ -33,7 +33,7 @@ pub struct Identity {
     /// Which life of the cluster this is, 1 for a new one: `recover` after the loss of a data centre begins the next one; nodes
     /// of different incarnations refuse each other.
     pub incarnation: u64,
-    /// A later life of the cluster that this node has heard of and has no part in: it is never to be recovered.
+    /// A later life of the cluster that this node has heard of and has no part in: it is not to be recovered, but by force.
     pub outlived_by: Option<u64>,
     /// How many logs the cluster's shards share, as it was begun.
     pub logs: u16,
