@@ -303,7 +303,7 @@ async fn recover(node: &Node, payload: &[u8]) -> Bytes {
         Err(error) => return reply::<()>(&Err(error)),
     };
     match request {
-        RecoverRequest::State => reply(&Ok(node.survivor_state())),
+        RecoverRequest::State => reply(&node.survivor_state().await),
         RecoverRequest::Fence {
             incarnation,
             attempt,

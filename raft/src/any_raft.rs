@@ -51,7 +51,7 @@ impl AnyRaft {
         either!(self, raft => raft.runtime_config().tick(ticks));
     }
 
-    /// Says whether it may stand for election.
+    /// Says whether it may stand for election by itself.
     pub fn set_elect(&self, elects: bool) {
         either!(self, raft => raft.runtime_config().elect(elects));
     }
@@ -111,6 +111,11 @@ impl AnyRaft {
 
     pub async fn elect(&self) -> Result<(), Fatal<TypeConfig>> {
         either!(self, raft => raft.trigger().elect(false).await)
+    }
+
+    /// Stands for election, if a quorum says that it would vote for it, whether it may by itself or not.
+    pub async fn stand(&self) -> Result<(), Fatal<TypeConfig>> {
+        either!(self, raft => raft.trigger().elect(true).await)
     }
 
     pub async fn transfer_leader(&self, to: u64) -> Result<(), Fatal<TypeConfig>> {

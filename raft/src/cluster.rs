@@ -26,6 +26,13 @@ pub struct Member {
     pub duty: Duty,
 }
 
+impl Member {
+    /// Whether it is one that leads.
+    pub fn leads(&self) -> bool {
+        self.duty == Duty::Serves && self.info.dc != WITNESS_DC
+    }
+}
+
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cluster {

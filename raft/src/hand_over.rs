@@ -10,9 +10,9 @@ use qiang_storage::GroupId;
 use tokio::time::{Instant, sleep};
 
 use crate::any_raft::AnyRaft;
+use crate::cluster::Member;
 use crate::groups::name;
 use crate::node::Node;
-use crate::placement::{Duty, WITNESS_DC};
 use crate::world::spawn;
 
 /// How long a leader waits until all it has proposed is committed and the next leader has it.
@@ -143,12 +143,7 @@ impl Node {
             let voters =
                 raft.look(|metrics| metrics.membership_config.voter_ids().collect::<Vec<u64>>());
             let cluster = self.cluster();
-            let can_lead = |id: &u64| {
-                let member = cluster.nodes.get(id);
-                member.is_some_and(|member| {
-                    member.duty == Duty::Serves && member.info.dc != WITNESS_DC
-                })
-            };
+            let can_lead = |id: &u64| cluster.nodes.get(id).is_some_and(Member::leads);
             let own_dc = &self.groups().info.dc;
             let mut candidates: Vec<u64> = voters
                 .into_iter()

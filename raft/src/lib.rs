@@ -45,6 +45,7 @@ mod storage_suite;
 #[cfg(test)]
 mod testing;
 mod types;
+mod witness;
 pub mod world;
 
 pub use board::Board;

@@ -15,6 +15,7 @@ use crate::options::Timing;
 use crate::peer::Lane;
 use crate::quiesce::Terms;
 use crate::rpc::{self, Beat, Kind};
+use crate::witness::Leaderless;
 use crate::world::{random_u64, sleep_to_beat, spawn};
 
 /// When nodes were last heard.
@@ -88,7 +89,7 @@ impl Liveness {
 /// dropped. A node whose store takes no more writes is as good as gone, and does not.
 pub async fn run_beats(node: Node) {
     let interval = node.options().timing.beat();
-    let mut terms = Terms::new();
+    let (mut terms, mut leaderless) = (Terms::new(), Leaderless::new());
     loop {
         sleep_to_beat(interval).await;
         if node.store().fault().is_some() {
@@ -97,6 +98,7 @@ pub async fn run_beats(node: Node) {
         let groups = node.groups();
         let beat = codec::encode(&groups.liveness.own_beat());
         node.watch_groups(&mut terms);
+        node.stand_in(&mut leaderless);
         let others = node.other_nodes().into_iter();
         for other in others.filter(|other| *other > node.node_id()) {
             let asked_at = Instant::now();

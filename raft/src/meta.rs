@@ -16,17 +16,20 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend};
 use qiang_engine::{UnixMs, codec};
-use qiang_storage::{GroupLog, SnapshotDir};
+use qiang_storage::{GroupLog, SnapshotDir, SnapshotReader};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
 use crate::groups::Presence;
 use crate::snapshot::{self, SNAPSHOTS_KEPT, SnapshotFile};
-use crate::types::{LogId, Outcome, Payload, StoredMembership, TypeConfig};
+use crate::types::{LogId, Outcome, Payload, StoredMembership, TypeConfig, decode_entry};
 use crate::world::{blocking, watch};
 
 /// Versions of the configuration that are kept for `history` and `rollback`.
 const HISTORY_MAX: usize = 100;
+
+/// Bytes of entries read at once.
+const READ_BYTES: usize = 1 << 20;
 
 /// One version of the configuration document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +69,11 @@ impl MetaCommand {
     pub fn encode(&self) -> Payload {
         Payload(Bytes::from(codec::encode(self)))
     }
+
+    fn decode(index: u64, payload: &Payload) -> io::Result<Self> {
+        let wrong = |error| io::Error::other(format!("meta log entry {index}: {error}"));
+        codec::decode(&payload.0).map_err(wrong)
+    }
 }
 
 /// The cluster's own state.
@@ -95,6 +103,38 @@ impl MetaState {
     /// The version of the configuration in force.
     pub fn config_version(&self) -> u64 {
         self.versions.last().map_or(0, |version| version.version)
+    }
+
+    /// The state as it would be if all were committed that is on this disk, where the group may stand still or not have begun yet.
+    pub fn on_disk(log: &GroupLog, snapshots: &SnapshotDir) -> io::Result<Self> {
+        let newest = snapshots.newest_good().map_err(io::Error::other)?;
+        let reached = newest.as_ref().map(SnapshotReader::index);
+        let mut next = snapshot::fold_from(log, reached)?;
+        let mut state = match newest {
+            Some(reader) => Self::read(reader)?,
+            None => Self::default(),
+        };
+        while let Some(last) = log.last_index().filter(|last| next <= *last) {
+            let values = log.read(next, last + 1, READ_BYTES);
+            let values = values.map_err(io::Error::other)?;
+            if values.is_empty() {
+                let lacking = format!("log entry {next} is missing");
+                return Err(io::Error::other(lacking));
+            }
+            for value in &values {
+                if let EntryPayload::Normal(payload) = decode_entry(next, value)?.payload {
+                    state.execute(MetaCommand::decode(next, &payload)?);
+                }
+                next += 1;
+            }
+        }
+        Ok(state)
+    }
+
+    fn read(mut snapshot: impl io::Read) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        snapshot.read_to_end(&mut bytes)?;
+        codec::decode(&bytes).map_err(io::Error::other)
     }
 
     fn execute(&mut self, command: MetaCommand) -> Outcome {
@@ -194,10 +234,7 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(payload) => {
-                    let wrong = |error| {
-                        io::Error::other(format!("meta log entry {}: {error}", log_id.index))
-                    };
-                    let command = codec::decode(&payload.0).map_err(wrong)?;
+                    let command = MetaCommand::decode(log_id.index, &payload)?;
                     outcome = self.applied.state.execute(command);
                 }
                 EntryPayload::Membership(membership) => {
@@ -228,17 +265,12 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         file: SnapshotFile,
     ) -> Result<(), io::Error> {
         let (log, snapshots) = (self.log.clone(), self.snapshots.clone());
-        let read = move || {
-            let mut bytes = Vec::new();
-            let mut reader = snapshot::take_in(&log, &snapshots, &file)?;
-            io::Read::read_to_end(&mut reader, &mut bytes)?;
-            Ok::<_, io::Error>(bytes)
-        };
-        let bytes = blocking(read).await??;
+        let read = move || MetaState::read(snapshot::take_in(&log, &snapshots, &file)?);
+        let state = blocking(read).await??;
         self.applied = Applied {
             log_id: meta.last_log_id,
             membership: meta.last_membership.clone(),
-            state: codec::decode(&bytes).map_err(io::Error::other)?,
+            state,
         };
         self.show();
         Ok(())
@@ -278,5 +310,68 @@ impl RaftSnapshotBuilder<TypeConfig> for MetaSnapshotBuilder {
             .map_err(io::Error::other)?;
         snapshot::current(&self.snapshots)?
             .ok_or_else(|| io::Error::other("the snapshot just written is not there"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::groups::META_GROUP;
+    use crate::testing::{empty_store, log_id};
+    use crate::types::{Entry, encode_entry};
+
+    /// A document of this revision.
+    fn put(revision: u64) -> MetaCommand {
+        let next = Cluster {
+            revision,
+            ..Cluster::default()
+        };
+        MetaCommand::PutCluster { next }
+    }
+
+    fn entry(index: u64, command: &MetaCommand) -> Bytes {
+        encode_entry(&Entry {
+            log_id: log_id(index),
+            payload: EntryPayload::Normal(command.encode()),
+        })
+    }
+
+    #[test]
+    fn what_is_on_disk_is_a_snapshot_and_all_of_the_log_behind_it_though_nobody_said_that_it_is_committed()
+     {
+        let (_dir, store) = empty_store();
+        let log = store.log(META_GROUP).expect("a log");
+        let snapshots = store.snapshots(META_GROUP);
+        let revision = || MetaState::on_disk(&log, &snapshots).map(|state| state.cluster.revision);
+        assert_eq!(revision().expect("nothing is there"), 0);
+        let blank = encode_entry(&Entry {
+            log_id: log_id(0),
+            payload: EntryPayload::Blank,
+        });
+        // The third comes too late: another has taken its place.
+        let entries = vec![
+            blank,
+            entry(1, &put(1)),
+            entry(2, &put(2)),
+            entry(3, &put(2)),
+        ];
+        log.append(0, entries, Box::new(|_| {}));
+        assert_eq!(revision().expect("a log"), 2);
+        let state = MetaState {
+            cluster: Arc::new(Cluster {
+                revision: 7,
+                ..Cluster::default()
+            }),
+            ..MetaState::default()
+        };
+        let meta = codec::encode(&(Some(log_id(3)), StoredMembership::default()));
+        let mut writer = snapshots.create(3, &meta).expect("a snapshot");
+        writer.write_all(&codec::encode(&state)).expect("its state");
+        writer.finish().expect("its end");
+        assert_eq!(revision().expect("a snapshot of the whole log"), 7);
+        log.append(4, vec![entry(4, &put(8))], Box::new(|_| {}));
+        assert_eq!(revision().expect("a snapshot and a log"), 8);
     }
 }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use change::{Group, Move, moves, survives, would_lose_quorum};
 
-/// The data centre whose nodes vote in every group and never lead: the fifth vote that makes failover automatic.
+/// The data centre whose nodes vote in every group and are never to lead: the fifth vote that makes failover automatic.
 pub const WITNESS_DC: &str = "witness";
 
 /// How many data centres hold replicas, witnesses apart: the shape of two and two has no room for a third.

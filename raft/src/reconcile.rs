@@ -14,7 +14,7 @@ use qiang_storage::GroupId;
 use tokio::time::{Instant, timeout};
 
 use crate::any_raft::AnyRaft;
-use crate::cluster::{Cluster, ClusterChange};
+use crate::cluster::{Cluster, ClusterChange, Member};
 use crate::groups::{META_GROUP, name};
 use crate::node::Node;
 use crate::peer::Lane;
@@ -97,12 +97,10 @@ impl Node {
             let planned = self.planned_leader(cluster, group, &raft);
             // Who is to lead nothing, or to leave the group, hands over first. A leader that left while it
             // leads would be followed by one whose election no lease holds back.
-            let serves = cluster
-                .nodes
-                .get(&self.node_id())
-                .is_some_and(|own| own.duty == Duty::Serves);
+            let own = cluster.nodes.get(&self.node_id());
+            let leads = own.is_some_and(Member::leads);
             let stays = cluster.voters(group.0).contains(&self.node_id());
-            if !(serves && stays) && planned.is_some() {
+            if !(leads && stays) && planned.is_some() {
                 self.hand_over_as_planned(group, &raft, planned);
             } else if let Some(step) = next_step(cluster, group, &raft, self.node_id()) {
                 if !self.begin_change(group) {
@@ -238,15 +236,14 @@ impl Node {
     fn planned_leader(&self, cluster: &Cluster, group: GroupId, raft: &AnyRaft) -> Option<u64> {
         let own = self.node_id();
         let place = cluster.placement.of(group.0);
-        let duty = |id: u64| cluster.nodes.get(&id).map(|member| member.duty);
         let dc = |id: u64| cluster.nodes.get(&id).map(|member| member.info.dc.as_str());
-        let serves = |id: u64| duty(id) == Some(Duty::Serves);
+        let leads = |id: u64| cluster.nodes.get(&id).is_some_and(Member::leads);
         let is_planned = |id: u64| match place {
             Some(place) => place.leader == Some(id),
-            None => serves(id) && dc(id) == Some(&cluster.preferred_dc),
+            None => leads(id) && dc(id) == Some(&cluster.preferred_dc),
         };
         let leaves = !cluster.voters(group.0).contains(&own);
-        let goes = leaves || !serves(own);
+        let goes = leaves || !leads(own);
         if is_planned(own) && !goes {
             return None;
         }
@@ -262,9 +259,9 @@ impl Node {
             *id != own && dc(*id) != Some(WITNESS_DC) && votes(*id) && self.is_well(raft, *id)
         };
         let candidates = cluster.voters(group.0).iter().copied().filter(can);
-        let best = candidates.min_by_key(|id| (!is_planned(*id), !serves(*id), *id))?;
+        let best = candidates.min_by_key(|id| (!is_planned(*id), !leads(*id), *id))?;
         // Who is to lead nothing does not wait for the one that should lead, nor who leaves for one that may.
-        let takes = is_planned(best) || goes && serves(best) || leaves;
+        let takes = is_planned(best) || goes && leads(best) || leaves;
         takes.then_some(best)
     }
 

@@ -1,19 +1,22 @@
 //! Recovery after a data centre is lost for good: what is left of each group goes on alone.
 //!
 //! Of four replicas two are left, which is no majority. But every commit had three, so at least one of the
-//! two has it, and of two logs the one with the greater last log id has every commit. One node leads the
+//! two has it (were there five, and two are left, it may not be so, and recovery is refused unless it is forced), and of two logs the one with the greater last log id has every commit. One node leads the
 //! recovery: it has every survivor stop its groups and begin the cluster's next incarnation, learns where
 //! each group ends on each, and has the one with the longest log of each group write a membership of the
 //! survivors alone. Then the groups start again.
 //!
 //! Invariants: nothing is changed before it is sure that no group has a quorum that needs the lost nodes, that nobody of the lost
-//! data centre answers and that every survivor does. From the first `Fence` on, nodes of the past are heard by
-//! nobody who has taken part. A group goes on where its log ended when the plan was made: what a survivor is told to resume has stood
+//! data centre answers and that every survivor does. Survivors are all of the data centre that any of them has in its log of the document: whoever
+//! votes somewhere is named by a document that a majority had, one of them at least, though it may not have heard that it was committed.
+//! From the first `Fence` on, nodes of the past are heard by nobody who has taken part. A group goes on where its log ended when the plan was made: what a survivor is told to resume has stood
 //! still since the same attempt stopped it, or nothing is done. Whatever dies in between, the same command run again ends it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::Duration;
 
+use futures::future::join_all;
 use openraft::impls::Vote;
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{EntryPayload, Membership};
@@ -27,12 +30,15 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::{Cluster, ClusterChange};
 use crate::group::GroupStatus;
 use crate::groups::{META_GROUP, all, name};
+use crate::meta::MetaState;
 use crate::node::Node;
 use crate::peer::{Lane, Out};
 use crate::placement::WITNESS_DC;
-use crate::rpc::{self, GroupEnd, Kind, MetaAnswer, RecoverRequest, Resumption, SurvivorState};
+use crate::rpc::{
+    self, Electorate, GroupEnd, Kind, MetaAnswer, RecoverRequest, Resumption, SurvivorState,
+};
 use crate::types::{Entry, LogId, NodeInfo, encode_entry};
-use crate::world::random_u64;
+use crate::world::{blocking, random_u64};
 
 /// How long a node is asked whether it lives.
 const ALIVE_TIMEOUT: Duration = Duration::from_millis(700);
@@ -75,19 +81,13 @@ fn refused<T>(why: impl Into<String>) -> Result<T, RecoverError> {
 }
 
 impl Node {
-    /// Brings every group back on the nodes of data centre `dc`, the others being lost for good; by `force` also where these nodes have
-    /// heard of a later life of the cluster, of which nothing is left either.
+    /// Brings every group back on the nodes of data centre `dc`, the others being lost for good; by `force` also where that loses what was
+    /// acknowledged: where the lost nodes were a majority, or a later life of the cluster, that these have heard of, is lost, too.
     pub async fn recover(&self, dc: &str, force: bool) -> Result<Recovered, RecoverError> {
-        let cluster = self.cluster();
-        let survivors = self.check_recovery(&cluster, dc, force).await?;
-        let highest = survivors.values().map(SurvivorState::newest_known).max();
+        let roll = self.call_roll().await;
+        let survivors = self.check_recovery(&roll, dc, force)?;
+        let highest = survivors.values().map(|state| state.newest_known()).max();
         let incarnation = highest.unwrap_or(0) + 1;
-        // The newest document that any survivor knows: one may have been behind.
-        let newest = survivors
-            .values()
-            .map(|state| &state.cluster)
-            .max_by_key(|cluster| cluster.revision);
-        let cluster = newest.cloned().unwrap_or(cluster);
 
         let attempt = random_u64();
         let fence = RecoverRequest::Fence {
@@ -101,7 +101,7 @@ impl Node {
         }
         // Should a leader of the past still run somewhere, one of them may have answered it just before, and trusts it for so long.
         sleep(self.timing().trust()).await;
-        let plan = plan(&cluster, self.groups().sharing, &ends)?;
+        let plan = plan(&roll, self.groups().sharing, &ends)?;
         // Whoever begins a group finds the others already up.
         let begins = |node: &u64| plan[node].iter().filter(|group| group.begins).count();
         let mut order: Vec<u64> = survivors.keys().copied().collect();
@@ -118,10 +118,8 @@ impl Node {
             META_GROUP => 1,
             _ => self.groups().sharing.shards_per_log(),
         };
-        let abandoned = cluster
-            .nodes
-            .keys()
-            .filter(|id| !survivors.contains_key(id));
+        let abandoned = roll.nodes.keys();
+        let abandoned = abandoned.filter(|id| !survivors.contains_key(id));
         Ok(Recovered {
             incarnation,
             survivors: survivors.keys().copied().collect(),
@@ -130,57 +128,86 @@ impl Node {
         })
     }
 
+    /// Asks all nodes of the cluster for their state, beginning with this one: those that it knows, and those that whoever answers knows. Who
+    /// was away when a node joined may not have heard of it.
+    async fn call_roll(&self) -> Roll {
+        let (groups, own) = (self.groups(), self.node_id());
+        let mut roll = Roll::default();
+        roll.nodes.insert(own, groups.info.clone());
+        loop {
+            let is_new = |id: &u64| !roll.answers.contains_key(id);
+            let new: Vec<u64> = roll.nodes.keys().copied().filter(is_new).collect();
+            if new.is_empty() {
+                return roll;
+            }
+            for id in &new {
+                let address = &roll.nodes[id].peer_address;
+                groups.peers.set_address(*id, address);
+            }
+            let asked = new.into_iter().map(|id| async move {
+                let state = RecoverRequest::State;
+                (id, self.ask_survivor(id, &state, ALIVE_TIMEOUT).await)
+            });
+            let answers: Vec<(u64, Result<SurvivorState, rpc::Error>)> = join_all(asked).await;
+            for (id, answer) in answers {
+                if let Ok(state) = &answer {
+                    roll.take_in(&state.cluster);
+                }
+                roll.answers.insert(id, answer);
+            }
+        }
+    }
+
     /// Makes sure that recovery is needed and can succeed.
-    async fn check_recovery(
+    fn check_recovery<'a>(
         &self,
-        cluster: &Cluster,
+        roll: &'a Roll,
         dc: &str,
         force: bool,
-    ) -> Result<BTreeMap<u64, SurvivorState>, RecoverError> {
-        let in_dc = |id: &u64| {
-            let member = cluster.nodes.get(id);
-            member.is_some_and(|member| member.info.dc == dc)
-        };
-        let members: Vec<u64> = cluster.nodes.keys().copied().collect();
-        if dc == WITNESS_DC || !members.iter().any(in_dc) {
+    ) -> Result<BTreeMap<u64, &'a SurvivorState>, RecoverError> {
+        let in_dc = |id: &u64| roll.nodes.get(id).is_some_and(|info| info.dc == dc);
+        let own = self.node_id();
+        if roll.removed.contains(&own) {
+            return refused(format!(
+                "node {own} was removed from the cluster: ask one that is in it"
+            ));
+        }
+        for id in roll.nodes.keys() {
+            if let Err(rpc::Error::Refused(why)) = &roll.answers[id] {
+                return refused(format!("node {id} cannot say what it has: {why}"));
+            }
+        }
+        if dc == WITNESS_DC || !roll.nodes.keys().any(in_dc) {
             return refused(format!(
                 "the cluster has no data centre {dc:?} that could go on"
             ));
         }
-        if !in_dc(&self.node_id()) {
+        if !in_dc(&own) {
             return refused(format!(
                 "this node is not in data centre {dc:?}: ask one that is"
             ));
         }
-        if members.iter().all(in_dc) {
+        if roll.nodes.keys().all(in_dc) {
             return refused(format!(
                 "every node is in data centre {dc:?}: there is nothing to recover from"
             ));
         }
-        let asked = members.iter().map(|id| async move {
-            let state = self
-                .ask_survivor::<SurvivorState>(*id, &RecoverRequest::State, ALIVE_TIMEOUT)
-                .await;
-            (*id, state.ok())
-        });
-        let states: BTreeMap<u64, Option<SurvivorState>> =
-            futures::future::join_all(asked).await.into_iter().collect();
         let mut survivors = BTreeMap::new();
-        for (id, state) in states {
-            match (in_dc(&id), state) {
-                (true, Some(state)) => {
-                    survivors.insert(id, state);
+        for (id, info) in &roll.nodes {
+            match (in_dc(id), &roll.answers[id]) {
+                (true, Ok(state)) => {
+                    survivors.insert(*id, state);
                 }
-                (true, None) => {
+                (true, Err(_)) => {
                     return refused(format!(
                         "node {id} of data centre {dc:?} does not answer: recovery needs every node that is left, because each may have the longest log of a group"
                     ));
                 }
                 // A node of the past that came back after an interrupted recovery is no obstacle.
-                (false, Some(state)) if state.report.fenced.is_none() => {
+                (false, Ok(state)) if state.report.fenced.is_none() => {
                     return refused(format!(
                         "node {id} of data centre {:?} answers: it is not lost. Stop it, or use move-leaders",
-                        cluster.nodes[&id].info.dc
+                        info.dc
                     ));
                 }
                 (false, _) => {}
@@ -193,7 +220,7 @@ impl Node {
     /// Makes sure that those who are left are a part of the cluster that cannot go on by itself, and have all of it.
     fn check_survivors(
         &self,
-        survivors: &BTreeMap<u64, SurvivorState>,
+        survivors: &BTreeMap<u64, &SurvivorState>,
         dc: &str,
         force: bool,
     ) -> Result<(), RecoverError> {
@@ -240,6 +267,17 @@ impl Node {
         if !is_needed {
             return refused(format!(
                 "no node outside of data centre {dc:?} votes in any group: nothing is lost. Use remove-node"
+            ));
+        }
+        let lost = self.groups().all().find_map(|group| {
+            let lost = lost_majority(survivors, group)?;
+            Some((name(group), lost))
+        });
+        if let Some((group, lost)) = lost.filter(|_| !force) {
+            let lost: Vec<String> = lost.iter().map(u64::to_string).collect();
+            return refused(format!(
+                "lost are nodes {}, a majority of those that vote in group {group}: what was acknowledged may be on them alone. Start one of them that can be started, or use --force to go on without what only they have",
+                lost.join(", ")
             ));
         }
         let held: BTreeSet<&str> = survivors
@@ -301,15 +339,44 @@ impl Node {
     }
 
     /// What this node knows, for whoever leads a recovery.
-    pub(crate) fn survivor_state(&self) -> SurvivorState {
+    pub(crate) async fn survivor_state(&self) -> Result<SurvivorState, String> {
+        let on_disk = self.meta_on_disk().await;
+        let on_disk = on_disk.map_err(|error| format!("group {}: {error}", name(META_GROUP)))?;
         // Until somebody says so again, a node that was started anew is not fenced, but it remembers.
-        let identity = self.groups().store.identity();
-        let outlived = identity.outlived_by.map(Out::OutlivedBy);
-        SurvivorState {
+        let outlived = self.groups().store.identity().outlived_by;
+        let outlived = outlived.map(Out::OutlivedBy);
+        Ok(SurvivorState {
             report: self.report(),
-            cluster: self.cluster(),
+            cluster: on_disk.cluster.as_ref().clone(),
+            electorates: self.electorates()?,
             out: outlived.max(self.groups().peers.credentials().out()),
-        }
+        })
+    }
+
+    fn electorates(&self) -> Result<Vec<Electorate>, String> {
+        let held = self.groups().held().map_err(|error| error.to_string())?;
+        let electorate = |group: GroupId| {
+            let voters = self.groups().raft(group).map(|raft| {
+                raft.look(|metrics| {
+                    let membership = metrics.membership_config.membership();
+                    let before = membership.get_joint_config().first().cloned();
+                    before.into_iter().flatten().collect()
+                })
+            });
+            Ok(Electorate {
+                group: group.0,
+                last: self.end_of(group)?.last,
+                voters: voters.unwrap_or_default(),
+            })
+        };
+        held.into_iter().map(electorate).collect()
+    }
+
+    async fn meta_on_disk(&self) -> io::Result<MetaState> {
+        let store = &self.groups().store;
+        let log = store.log(META_GROUP).map_err(io::Error::other)?;
+        let snapshots = store.snapshots(META_GROUP);
+        blocking(move || MetaState::on_disk(&log, &snapshots)).await?
     }
 
     /// Begins the cluster's next life here: every group stops, until this attempt has them go on, and nodes of the past are no longer heard.
@@ -434,9 +501,49 @@ impl Node {
     }
 }
 
+/// The voters of a group that are lost, if they are a majority and what they committed may thus be nowhere else. Who votes, the longest log says: had
+/// others been made voters since, a majority had agreed, and whoever of them is left had that in its log.
+fn lost_majority(survivors: &BTreeMap<u64, &SurvivorState>, group: GroupId) -> Option<Vec<u64>> {
+    let known = survivors.values().flat_map(|state| &state.electorates);
+    let known = known.filter(|electorate| electorate.group == group.0);
+    let voters = &known.max_by_key(|electorate| electorate.last)?.voters;
+    let lost = voters.iter().filter(|id| !survivors.contains_key(id));
+    let lost: Vec<u64> = lost.copied().collect();
+    (2 * lost.len() > voters.len()).then_some(lost)
+}
+
+/// Who may be in the cluster, and what each answers.
+#[derive(Default)]
+struct Roll {
+    /// The newest document.
+    cluster: Cluster,
+    /// The nodes that any document names.
+    nodes: BTreeMap<u64, NodeInfo>,
+    /// Those that one says were removed: they had nothing left then.
+    removed: BTreeSet<u64>,
+    answers: BTreeMap<u64, Result<SurvivorState, rpc::Error>>,
+}
+
+impl Roll {
+    /// Takes in what a document says.
+    fn take_in(&mut self, cluster: &Cluster) {
+        let is_newest = cluster.revision >= self.cluster.revision;
+        for (id, member) in &cluster.nodes {
+            if is_newest || !self.nodes.contains_key(id) {
+                self.nodes.insert(*id, member.info.clone());
+            }
+        }
+        if is_newest {
+            self.cluster = cluster.clone();
+        }
+        self.removed.extend(&cluster.removed);
+        self.nodes.retain(|id, _| !self.removed.contains(id));
+    }
+}
+
 /// How every group goes on, by node: the survivors that have it vote, the longest log begins.
 fn plan(
-    cluster: &Cluster,
+    roll: &Roll,
     sharing: Sharing,
     ends: &BTreeMap<u64, Vec<GroupEnd>>,
 ) -> Result<BTreeMap<u64, Vec<Resumption>>, RecoverError> {
@@ -456,22 +563,21 @@ fn plan(
                 Some((*node, end.last))
             })
             .collect();
-        // The meta group's listeners vote from now on only where they voted before.
-        let voted = |node: &u64| group != META_GROUP || cluster.placement.meta.contains(node);
-        let best = holders
+        // The meta group's listeners vote from now on only where they should have, or have the longest log.
+        let votes = |node: &u64| group != META_GROUP || roll.cluster.placement.meta.contains(node);
+        let longest = holders
             .iter()
-            .filter(|(node, _)| voted(node))
-            .max_by_key(|(node, last)| (*last, std::cmp::Reverse(*node)));
-        let Some((best, _)) = best else {
+            .max_by_key(|(node, last)| (*last, votes(node), std::cmp::Reverse(*node)));
+        let Some((best, _)) = longest else {
             return Err(RecoverError::Interrupted(format!(
                 "no survivor has group {}",
                 name(group)
             )));
         };
-        let voters: Vec<(u64, NodeInfo)> = holders
-            .iter()
-            .filter(|(node, _)| voted(node))
-            .filter_map(|(node, _)| Some((*node, cluster.nodes.get(node)?.info.clone())))
+        let voters = holders.iter().map(|(node, _)| node);
+        let voters: Vec<(u64, NodeInfo)> = voters
+            .filter(|node| votes(node) || *node == best)
+            .filter_map(|node| Some((*node, roll.nodes.get(node)?.clone())))
             .collect();
         for (node, _) in &holders {
             if let Some(groups) = plan.get_mut(node) {
@@ -486,3 +592,7 @@ fn plan(
     }
     Ok(plan)
 }
+
+#[cfg(test)]
+#[path = "recover_tests.rs"]
+mod tests;

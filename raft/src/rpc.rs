@@ -314,10 +314,23 @@ pub enum RecoverRequest {
 pub struct SurvivorState {
     /// Its report.
     pub report: NodeReport,
-    /// The cluster as it should be, as far as it knows.
+    /// The cluster as it should be if all is committed that its disk has.
     pub cluster: Cluster,
+    /// Who votes in each group that it holds.
+    pub electorates: Vec<Electorate>,
     /// Why it is out of the cluster, if it is.
     pub out: Option<Out>,
+}
+
+/// Who votes in a group, by the log of one node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Electorate {
+    /// The group.
+    pub group: u16,
+    /// The log's last entry.
+    pub last: Option<LogId>,
+    /// A majority of these has what may be committed; while voters are being changed, those before. Empty where the group stands still.
+    pub voters: Vec<u64>,
 }
 
 impl SurvivorState {

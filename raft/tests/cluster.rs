@@ -9,6 +9,7 @@ use qiang_engine::promotion::{Channel, Terms};
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Answer, Command, OrderId, Pin, PromotionId, Record, Refusal};
 use qiang_raft::offline::{self, OfflineError};
+use qiang_raft::placement::WITNESS_DC;
 use qiang_raft::{
     Begin, ClusterChange, Flow, FlowError, FlowQuery, GroupStatus, MetaAnswer, Node, NodeInfo,
     NodeOptions, Policy, Timing, World,
@@ -26,8 +27,15 @@ struct Cluster {
     addresses: BTreeMap<u64, String>,
 }
 
+/// A node of this number is a witness.
+const WITNESS: u64 = 9;
+
 fn dc(id: u64) -> &'static str {
-    if id % 4 == 1 || id % 4 == 2 { "a" } else { "b" }
+    match id % 4 {
+        _ if id == WITNESS => WITNESS_DC,
+        1 | 2 => "a",
+        _ => "b",
+    }
 }
 
 fn deadline() -> tokio::time::Instant {
@@ -406,6 +414,155 @@ async fn a_lost_data_centre_is_recovered_from_and_fenced() {
     cluster.add(3, 5).await;
     cluster.settle().await;
     cluster.agree("A", 68).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_when_a_node_joined_recovers_with_it() {
+    let mut cluster = Cluster::of(4).await;
+    cluster.create(1, "A", 100).await;
+    cluster.stop(3).await;
+    let by = cluster.addresses[&1].clone();
+    cluster.start(7, Begin::Join(by)).await;
+    cluster.add(1, 7).await;
+    cluster.settle().await;
+    for number in 0..30 {
+        let order = format!("o-{number}");
+        cluster.grab(1, &order, "A").await.expect("a grab");
+    }
+    // Node 7 has a part of every group's majority now, and node 3 has never heard of it.
+    for id in [1, 2, 7] {
+        cluster.stop(id).await;
+    }
+    cluster.start(3, Begin::Existing).await;
+    assert!(!cluster.nodes[&3].cluster().nodes.contains_key(&7));
+    until("recovery is refused for want of node 7", async || {
+        let refused = cluster.nodes[&3].recover("b", false).await;
+        let refused = refused.expect_err("it is needed").to_string();
+        let names_it = refused.contains("node 7 of data centre \"b\" does not answer");
+        names_it.then_some(()).ok_or(refused)
+    })
+    .await;
+    cluster.start(7, Begin::Existing).await;
+    let recovered = until("recovery is taken up", async || {
+        let recovered = cluster.nodes[&3].recover("b", false).await;
+        recovered.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(recovered.survivors, [3, 4, 7]);
+    assert_eq!(recovered.abandoned, [1, 2]);
+    cluster.settle().await;
+    for number in 0..30 {
+        let again = cluster.grab(3, &format!("o-{number}"), "A").await;
+        assert!(again.expect("a replay").replayed);
+    }
+    cluster.agree("A", 70).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_removed_while_it_was_away_recovers_nothing() {
+    let mut cluster = Cluster::of(4).await;
+    cluster.create(1, "A", 100).await;
+    let by = cluster.addresses[&1].clone();
+    cluster.start(7, Begin::Join(by)).await;
+    cluster.add(1, 7).await;
+    cluster.settle().await;
+    cluster.stop(3).await;
+    let (node_id, force) = (3, false);
+    let removed = ClusterChange::Remove { node_id, force };
+    let removed = cluster.nodes[&1].change_cluster(removed).await;
+    assert!(removed.is_ok(), "{removed:?}");
+    until("node 4 knows that node 3 is removed", async || {
+        let cluster = cluster.nodes[&4].cluster();
+        let is_out = cluster.removed.contains(&3);
+        is_out.then_some(()).ok_or_else(|| format!("{cluster:?}"))
+    })
+    .await;
+    cluster.settle().await;
+    cluster.grab(2, "o-1", "A").await.expect("a grab");
+    for id in [1, 2] {
+        cluster.stop(id).await;
+    }
+    cluster.start(3, Begin::Existing).await;
+    let refused = cluster.nodes[&3].recover("b", false).await;
+    let refused = refused.expect_err("it is out").to_string();
+    assert!(refused.contains("node 3 was removed"), "{refused}");
+    let recovered = until("recovery is taken up", async || {
+        let recovered = cluster.nodes[&4].recover("b", false).await;
+        recovered.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(recovered.survivors, [4, 7]);
+    cluster.stop(3).await;
+    cluster.settle().await;
+    let again = cluster.grab(7, "o-1", "A").await;
+    assert!(again.expect("a replay").replayed);
+}
+
+/// Four nodes and a witness, with ten grabs that data centre b has no word of, and is all that runs.
+async fn grabs_that_b_lacks() -> Cluster {
+    let mut cluster = Cluster::of(4).await;
+    let by = cluster.addresses[&1].clone();
+    cluster.start(WITNESS, Begin::Join(by)).await;
+    cluster.add(1, WITNESS).await;
+    cluster.settle().await;
+    cluster.create(1, "A", 100).await;
+    for id in [3, 4] {
+        cluster.stop(id).await;
+    }
+    for number in 0..10 {
+        let order = format!("o-{number}");
+        cluster.grab(1, &order, "A").await.expect("a grab");
+    }
+    for id in [1, 2, WITNESS] {
+        cluster.stop(id).await;
+    }
+    for id in [3, 4] {
+        cluster.start(id, Begin::Existing).await;
+    }
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_witness_has_is_not_lost_with_a_data_centre() {
+    let mut cluster = grabs_that_b_lacks().await;
+    let refused = until("recovery is refused for want of a majority", async || {
+        let refused = cluster.nodes[&3].recover("b", false).await;
+        let refused = refused.expect_err("a majority is lost").to_string();
+        let is_why = refused.contains("nodes 1, 2, 9, a majority");
+        is_why.then_some(refused.clone()).ok_or(refused)
+    })
+    .await;
+    assert!(refused.contains("--force"), "{refused}");
+    // The witness stands in until the others have what it has.
+    cluster.start(WITNESS, Begin::Existing).await;
+    for number in 0..10 {
+        let again = cluster.grab(3, &format!("o-{number}"), "A").await;
+        assert!(again.expect("a replay").replayed);
+    }
+    until("the others lead", async || {
+        let led = cluster.nodes[&4].group_statuses();
+        let leaders: Vec<Option<u64>> = led.iter().map(|group| group.leader).collect();
+        let is_led = leaders.iter().all(|leader| matches!(leader, Some(3 | 4)));
+        is_led.then_some(()).ok_or_else(|| format!("{leaders:?}"))
+    })
+    .await;
+    cluster.agree("A", 90).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_what_a_lost_majority_has_it_goes_on_by_force_alone() {
+    let cluster = grabs_that_b_lacks().await;
+    let recovered = until("recovery is taken up", async || {
+        let recovered = cluster.nodes[&4].recover("b", true).await;
+        recovered.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(recovered.survivors, [3, 4]);
+    assert_eq!(recovered.abandoned, [1, 2, WITNESS]);
+    cluster.settle().await;
+    let anew = cluster.grab(3, "o-1", "A").await.expect("a grab");
+    assert!(!anew.replayed, "what was lost is lost");
+    cluster.agree("A", 99).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

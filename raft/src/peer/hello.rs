@@ -17,8 +17,8 @@ use super::{Lane, Stream};
 
 /// The version of the protocol between nodes, who speak with those of their own version only. Version 1 knew no shards that share a
 /// log; in version 2 forwarded commands said how long their caller waits; in version 3 attempts at recovery had no number; in version 4
-/// nobody was told by which incarnation it is outlived.
-pub const PROTOCOL: u16 = 5;
+/// nobody was told by which incarnation it is outlived; in version 5 survivors did not say who votes in their groups.
+pub const PROTOCOL: u16 = 6;
 
 /// First bytes of every handshake.
 const MAGIC: [u8; 5] = *b"QIANG";
@@ -341,4 +341,32 @@ async fn receive<T: serde::de::DeserializeOwned>(
         )
     })?;
     Ok(Some(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn what_outlives_a_node_is_written_down_once_and_only_if_it_is_not_its_own_life() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let write = written.clone();
+        let remember = move |by| write.lock().expect("one thread").push(by);
+        let node = Credentials::remembering("sale", 2, 1, Box::new(remember));
+        node.set_out(Out::OutlivedBy(2), "its own life");
+        assert_eq!(node.out(), None);
+        for by in [4, 4, 3] {
+            node.set_out(Out::OutlivedBy(by), "a later life");
+        }
+        assert_eq!(node.out(), Some(Out::OutlivedBy(4)));
+        node.set_out(Out::Removed, "removed");
+        node.set_out(Out::OutlivedBy(9), "removed all the same");
+        assert_eq!(node.fenced().as_deref(), Some("removed"));
+        node.set_incarnation(4);
+        node.set_out(Out::OutlivedBy(4), "late word of the life it has begun");
+        assert_eq!(node.fenced(), None);
+        assert_eq!(*written.lock().expect("one thread"), [4]);
+    }
 }

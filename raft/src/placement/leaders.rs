@@ -32,7 +32,7 @@ pub(super) fn choose(
     leaders.chosen
 }
 
-/// How willingly each node is made a leader, the lower the better. Witnesses have no rank: they never lead.
+/// How willingly each node is made a leader, the lower the better. Witnesses have no rank: none is ever to lead.
 fn ranks(centres: &BTreeMap<&str, Centre>, preferred_dc: &str) -> BTreeMap<u64, u8> {
     let mut by_preference = std::iter::once(preferred_dc)
         .chain(centres.keys().copied())

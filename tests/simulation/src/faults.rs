@@ -344,9 +344,18 @@ impl Faults {
             );
             return;
         }
+        let dc = if self.next_machine.is_multiple_of(2) {
+            "a"
+        } else {
+            "b"
+        };
+        self.guest_comes(stage, dc).await;
+    }
+
+    /// A machine joins that may leave again.
+    async fn guest_comes(&mut self, stage: &Arc<Stage>, dc: &'static str) {
         let id = self.next_machine;
         self.next_machine += 1;
-        let dc = if id.is_multiple_of(2) { "a" } else { "b" };
         self.guest = Some((id, dc));
         stage.trace.note(format_args!("{id} joins"));
         stage.machine_comes(id, dc);

@@ -174,17 +174,17 @@ fn whoever_belongs_elsewhere_is_told_why_and_dropped() {
         ),
         (
             Hello {
-                protocol: 6,
+                protocol: 7,
                 ..own()
             },
-            "protocol 5, not 6",
+            "protocol 6, not 7",
         ),
         (
             Hello {
-                protocol: 4,
+                protocol: 5,
                 ..own()
             },
-            "protocol 5, not 4",
+            "protocol 6, not 5",
         ),
         (
             Hello {

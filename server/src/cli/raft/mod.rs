@@ -67,9 +67,10 @@ pub(crate) enum RaftCommand {
     /// Go on in one data centre after the other is lost for good
     #[command(
         after_help = "Example:\n  qiang raft recover --dc b --server 127.0.0.1:7402\n\n\
-        Ask a node of the data centre that is left. Refused while a group still has a quorum, while a node of the lost data\n\
-        centre answers, while a node of the one that is left does not, where none of the lost votes in any group, or where one\n\
-        that is left has heard that the cluster goes on elsewhere: --force if that is lost, too."
+        Ask any node of the data centre that is left. Refused while a group still has a quorum, while a node of the lost data\n\
+        centre answers, while a node of the one that is left does not, or where none of the lost votes in any group; and where\n\
+        acknowledged grabs would be lost, unless --force: the lost are a majority of a group, as with a witness among them, or\n\
+        one that is left has heard that the cluster goes on elsewhere, and that is lost, too."
     )]
     Recover(recovery::RecoverArgs),
     /// Backups: take one, check one, begin a new cluster from one

@@ -20,10 +20,10 @@ const RECOVERY_TIMEOUT: Duration = Duration::from_mins(2);
 pub(crate) struct RecoverArgs {
     /// The data centre that is left
     #[arg(long, value_name = "NAME")]
-    dc: String,
-    /// Also where its nodes have heard that the cluster went on without them, and that is lost, too
+    pub(super) dc: String,
+    /// Also where acknowledged grabs are lost: those of a majority that is lost, or of a later life of the cluster that is lost, too
     #[arg(long)]
-    force: bool,
+    pub(super) force: bool,
 }
 
 pub(super) async fn run(
@@ -33,7 +33,7 @@ pub(super) async fn run(
     out: &mut Output,
 ) -> Result<(), Failure> {
     let before = ClusterView::ask(client, true).await?;
-    ask.confirm(&question(&before, &args.dc))?;
+    ask.confirm(&question(&before, args))?;
     let answer = client
         .post_waiting(
             "/v1/cluster/recover",
@@ -50,13 +50,18 @@ pub(super) async fn run(
     out.text(&told(&recovered))
 }
 
-/// What is asked before: who is out, and how they come back.
-pub(super) fn question(view: &ClusterView, dc: &str) -> String {
-    let lost = view.nodes.iter().filter(|node| node.dc != dc);
+/// What is asked before: who is out, how they come back, and what may be lost with them.
+pub(super) fn question(view: &ClusterView, RecoverArgs { dc, force }: &RecoverArgs) -> String {
+    let lost = view.nodes.iter().filter(|node| node.dc != *dc);
     let lost: Vec<u64> = lost.map(|node| node.id).collect();
+    let risk = if *force {
+        " With --force grabs may be lost that were acknowledged."
+    } else {
+        ""
+    };
     format!(
         "Go on with data centre {dc} alone? What is not in it (nodes {}) is out of the cluster for good: should such a \
-         node return, it is fenced, and it can only be wiped and added under a new number.",
+         node return, it is fenced, and it can only be wiped and added under a new number.{risk}",
         listed(&lost)
     )
 }

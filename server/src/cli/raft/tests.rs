@@ -216,10 +216,20 @@ GROUP   TO NODES   FROM NODES   LEADER
 
 #[test]
 fn recovery_names_who_is_out_before_and_after() {
-    let question = recovery::question(&view(&told()), "b");
+    let question = |force| {
+        let dc = "b".to_owned();
+        recovery::question(&view(&told()), &recovery::RecoverArgs { dc, force })
+    };
+    let plain = question(false);
     assert!(
-        question.contains("data centre b alone") && question.contains("nodes 1 and 2"),
-        "{question}"
+        plain.contains("data centre b alone") && plain.contains("nodes 1 and 2"),
+        "{plain}"
+    );
+    assert!(!plain.contains("acknowledged"), "{plain}");
+    let forced = question(true);
+    assert!(
+        forced.contains("may be lost that were acknowledged"),
+        "{forced}"
     );
     let recovered =
         json!({"incarnation": 2, "survivors": [3, 4], "abandoned": [1, 2], "groups": 17});

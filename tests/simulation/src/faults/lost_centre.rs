@@ -1,5 +1,6 @@
 //! A data centre that is lost for good, amid everything else: an operator has the other one go on alone, or removes what is lost where a witness
-//! is left, and new machines take the place of those that are gone. Some of these are switched on again one day. At times a loss turns out not to
+//! is left, and new machines take the place of those that are gone. Some of these are switched on again one day. At times one of those that are left
+//! was away when another one joined. At times a loss turns out not to
 //! be one: power comes back before anybody has gone on without it.
 //!
 //! Invariant: what is lost has no majority of its own, or no power; and nothing of it is heard once what is left goes on.
@@ -15,7 +16,7 @@ use qiang_raft::{ClusterChange, GroupStatus};
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
-use super::{Faults, change};
+use super::{END_EVERY, Faults, change};
 use crate::judge::Judge;
 use crate::story::{Stage, join};
 
@@ -30,6 +31,13 @@ const AMID_MS: u64 = 900;
 
 /// How long what is lost has power for a moment, in milliseconds at most.
 const POWER_MS: u64 = 1_500;
+
+/// How long a machine is away while another one joins, and how long before the loss that begins, in milliseconds at most.
+const AWAY_MS: u64 = 6_000;
+const JOINS_WITHIN_MS: u64 = 3_000;
+
+/// How long nobody reaches a data centre just before the other one is lost, in milliseconds at most: long enough for that to elect, with a witness.
+const BEFORE_MS: u64 = 1_500;
 
 /// How long the operator may take until what is left goes on.
 const RECOVERED_WITHIN: Duration = Duration::from_mins(2);
@@ -56,31 +64,84 @@ impl Faults {
         judge: &mut Judge,
     ) -> Result<(), String> {
         let (dc, left) = if coin() { ("a", "b") } else { ("b", "a") };
-        let lost = self.lose(stage, dc);
+        if coin() && self.guest.is_none() {
+            self.one_comes_while_another_is_away(stage, judge, left)
+                .await;
+        }
+        if coin() {
+            self.cut_off(stage, judge, left).await;
+        }
+        let mut lost = self.lose(stage, dc);
         // Nobody joins what does not decide.
         self.others_join = false;
         let unnoticed = Duration::from_millis(Random.random_range(1..NOTICED_WITHIN_MS));
         self.rage(stage, judge, unnoticed).await;
+        let is_witness = |(_, dc): &(u64, &str)| *dc == WITNESS_DC;
+        if let Some(at) = lost.iter().position(is_witness) {
+            let witness = lost.remove(at);
+            // They may have sold, the three of them, what nobody else knows of.
+            let refused = refuse(stage.clone(), left);
+            self.wait_amid(stage, judge, refused).await?;
+            stage.trace.note("the witness is switched on again");
+            stage.start(witness.0, false).await;
+            self.machines.push(witness);
+        }
         let ids: Vec<u64> = lost.iter().map(|(id, _)| *id).collect();
-        // With the witness they would be a majority of their own, which goes on as before until it hears that others have.
-        let may_run = lost.iter().all(|(_, dc)| *dc != WITNESS_DC);
-        match self.go_on(stage, judge, left, &ids, may_run).await? {
+        match self.go_on(stage, judge, left, &ids).await? {
             End::CameBack => self.machines.extend(lost),
             End::Alone => {
                 self.lost.extend(&ids);
-                if may_run && coin() {
+                if coin() {
                     for id in &ids {
                         stage.trace.note(format_args!("{id} is switched on again"));
                         stage.start(*id, false).await;
                     }
                 }
-                let witness = lost.iter().map(|(_, dc)| *dc).find(|dc| *dc == WITNESS_DC);
-                let come = [dc, dc].into_iter().chain(witness);
-                self.replace(stage, judge, come.collect()).await?;
+                self.replace(stage, judge, vec![dc, dc]).await?;
             }
         }
         self.others_join = true;
         Ok(())
+    }
+
+    /// Nobody reaches a data centre for a while, just before it is the one that is left.
+    async fn cut_off(&mut self, stage: &Arc<Stage>, judge: &mut Judge, dc: &'static str) {
+        stage
+            .trace
+            .note(format_args!("data centre {dc} is cut off"));
+        let is_there = |(_, there): &&(u64, &str)| *there == dc;
+        for (one, _) in self.machines.iter().filter(is_there) {
+            for (other, _) in self.machines.iter().filter(|other| !is_there(other)) {
+                stage.net.cut(*one, *other);
+                stage.net.cut(*other, *one);
+            }
+        }
+        let until = Instant::now() + Duration::from_millis(Random.random_range(1..BEFORE_MS));
+        while Instant::now() < until {
+            sleep(END_EVERY).await;
+            judge.look(stage);
+        }
+    }
+
+    /// A machine joins in a data centre of which another one is away, for longer than that at times: it has no word of it then.
+    async fn one_comes_while_another_is_away(
+        &mut self,
+        stage: &Arc<Stage>,
+        judge: &mut Judge,
+        dc: &'static str,
+    ) {
+        let there = self.machines.iter().filter(|(_, there)| *there == dc);
+        let there: Vec<u64> = there.map(|(id, _)| *id).collect();
+        let away = there[Random.random_range(0..there.len())];
+        self.crash_for(stage, away, Random.random_range(1..AWAY_MS));
+        self.guest_comes(stage, dc).await;
+        let joining = Duration::from_millis(Random.random_range(1..JOINS_WITHIN_MS));
+        let until = Instant::now() + joining;
+        while Instant::now() < until {
+            sleep(END_EVERY).await;
+            self.end_what_is_over(stage).await;
+            judge.look(stage);
+        }
     }
 
     /// Has data centre `left` go on without those that are lost.
@@ -90,7 +151,6 @@ impl Faults {
         judge: &mut Judge,
         left: &'static str,
         lost: &[u64],
-        may_run: bool,
     ) -> Result<End, String> {
         let (operator, gone) = (stage.clone(), lost.to_vec());
         if self.machines.iter().any(|(_, dc)| *dc == WITNESS_DC) {
@@ -98,10 +158,10 @@ impl Faults {
             return self.wait_amid(stage, judge, removing).await;
         }
         let has_second = coin();
-        let power = match (may_run, has_second) {
-            (false, _) => Power::Never,
-            (true, true) => Power::Flickers,
-            (true, false) => Power::MayStay,
+        let power = if has_second {
+            Power::Flickers
+        } else {
+            Power::MayStay
         };
         if has_second {
             let (second, gone) = (stage.clone(), lost.to_vec());
@@ -220,14 +280,28 @@ async fn remove(stage: &Arc<Stage>, lost: &[u64]) -> Result<End, String> {
 /// What the power of the lost may do while an operator is at work.
 #[derive(Clone, Copy, PartialEq)]
 enum Power {
-    /// It never comes.
-    Never,
     /// It is there for a moment, now and then.
     Flickers,
     /// It may come and stay.
     MayStay,
     /// It has come.
     Stays,
+}
+
+/// An operator tries to have data centre `dc` go on alone, though the lost are a majority, until it is said that this may lose what they sold.
+async fn refuse(stage: Arc<Stage>, dc: &'static str) -> Result<(), String> {
+    let until = Instant::now() + RECOVERED_WITHIN;
+    loop {
+        let (_, attempt) = recover_once(&stage, dc, &[], Power::Flickers).await;
+        match attempt {
+            Ok(()) => return Err(format!("{dc} goes on alone without a lost majority")),
+            Err(why) if why.contains("a majority of those that vote") => return Ok(()),
+            Err(why) if Instant::now() >= until => {
+                return Err(format!("{dc} is not refused for a lost majority: {why}"));
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// An operator has data centre `dc` go on, asking one of its nodes after the other until it does, or is not needed any more.
@@ -294,7 +368,7 @@ async fn recover_once(
             within(AMID_MS).await;
             stage.start(killed, false).await;
         }
-        2 if matches!(power, Power::Flickers | Power::MayStay) => {
+        2 if !lost.is_empty() && power != Power::Stays => {
             within(AMID_MS).await;
             stage.trace.note(format_args!("{lost:?} have power"));
             for id in lost {

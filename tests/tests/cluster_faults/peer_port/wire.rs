@@ -1,4 +1,4 @@
-//! The peers' protocol 5, written down a second time: what a test sends is not made by the code that is tested.
+//! The peers' protocol 6, written down a second time: what a test sends is not made by the code that is tested.
 //!
 //! A frame is `[length u32][crc32c u32][body]`, little-endian, its body messages of `[id u64][kind u8][length u32][payload]`.
 //! A payload is a version byte and a value in bincode 2 with variable-length integers.
@@ -28,7 +28,7 @@ impl Hello {
     pub fn of(cluster: &Cluster, node_id: u64) -> Self {
         let shown = cluster.any().get("/v1/cluster").expect(200);
         Self {
-            protocol: 5,
+            protocol: 6,
             cluster_id: shown["cluster_id"].as_str().expect("a text").to_owned(),
             incarnation: shown["incarnation"].as_u64().expect("a number"),
             node_id,
