@@ -28,6 +28,7 @@ use crate::options::{StartError, Timing};
 use crate::peer::Peers;
 use crate::placement::WITNESS_DC;
 use crate::quiesce::Quiescence;
+use crate::rpc::GroupEnd;
 use crate::shard_machine::ShardMachine;
 use crate::snapshot;
 use crate::types::{NodeInfo, StoredMembership};
@@ -58,8 +59,16 @@ pub struct Groups {
     home: Home,
     /// Held while a group is started or stopped.
     open: tokio::sync::Mutex<Open>,
-    /// The attempt at recovery that all groups stand still for. Held while a step of one is done.
-    pub fenced_for: tokio::sync::Mutex<Option<u64>>,
+    /// That all groups stand still for an attempt at recovery, if they do. Held while a step of one is done.
+    pub standstill: tokio::sync::Mutex<Option<Standstill>>,
+}
+
+/// All groups stand still for an attempt at recovery.
+pub struct Standstill {
+    /// The attempt.
+    pub attempt: u64,
+    /// Where they do.
+    pub ends: Vec<GroupEnd>,
 }
 
 /// Which groups may run.
@@ -117,7 +126,7 @@ impl Groups {
                 is_open: true,
                 ends: BTreeMap::new(),
             }),
-            fenced_for: tokio::sync::Mutex::default(),
+            standstill: tokio::sync::Mutex::default(),
         }
     }
 

@@ -27,15 +27,17 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use crate::any_raft::AnyRaft;
 use crate::cluster::{Cluster, ClusterChange};
 use crate::group::GroupStatus;
-use crate::groups::{META_GROUP, all, name};
+use crate::groups::{META_GROUP, Standstill, all, name};
+use crate::log_store::LogStore;
 use crate::meta::MetaState;
 use crate::node::Node;
 use crate::peer::{Lane, Out};
 use crate::placement::WITNESS_DC;
 use crate::rpc::{
-    self, Electorate, GroupEnd, Kind, MetaAnswer, RecoverRequest, Resumption, SurvivorState,
+    self, Fenced, GroupEnd, Kind, MetaAnswer, RecoverRequest, Resumption, SurvivorState,
 };
 use crate::types::{Entry, LogId, NodeInfo, encode_entry};
 use crate::world::{blocking, random_u64};
@@ -84,27 +86,27 @@ impl Node {
     /// Brings every group back on the nodes of data centre `dc`, the others being lost for good; by `force` also where that loses what was
     /// acknowledged: where the lost nodes were a majority, or a later life of the cluster, that these have heard of, is lost, too.
     pub async fn recover(&self, dc: &str, force: bool) -> Result<Recovered, RecoverError> {
-        let roll = self.call_roll().await;
+        let mut roll = self.call_roll().await;
         let survivors = self.check_recovery(&roll, dc, force)?;
-        let highest = survivors.values().map(|state| state.newest_known()).max();
-        let incarnation = highest.unwrap_or(0) + 1;
-
+        let incarnation = roll.newest_known() + 1;
         let attempt = random_u64();
         let fence = RecoverRequest::Fence {
             incarnation,
             attempt,
         };
         let mut ends = BTreeMap::new();
-        for node in survivors.keys() {
-            let fenced: Vec<GroupEnd> = self.step(*node, &fence).await?;
-            ends.insert(*node, fenced);
+        for node in &survivors {
+            let fenced: Fenced = self.step(*node, &fence).await?;
+            roll.take_in(&fenced.cluster);
+            ends.insert(*node, fenced.ends);
         }
+        check_standstill(&roll, &ends, dc, force).map_err(RecoverError::Interrupted)?;
         // Should a leader of the past still run somewhere, one of them may have answered it just before, and trusts it for so long.
         sleep(self.timing().trust()).await;
         let plan = plan(&roll, self.groups().sharing, &ends)?;
         // Whoever begins a group finds the others already up.
         let begins = |node: &u64| plan[node].iter().filter(|group| group.begins).count();
-        let mut order: Vec<u64> = survivors.keys().copied().collect();
+        let mut order: Vec<u64> = survivors.iter().copied().collect();
         order.sort_by_key(begins);
         for node in order {
             let groups = plan[&node].clone();
@@ -119,10 +121,10 @@ impl Node {
             _ => self.groups().sharing.shards_per_log(),
         };
         let abandoned = roll.nodes.keys();
-        let abandoned = abandoned.filter(|id| !survivors.contains_key(id));
+        let abandoned = abandoned.filter(|id| !survivors.contains(id));
         Ok(Recovered {
             incarnation,
-            survivors: survivors.keys().copied().collect(),
+            survivors: survivors.iter().copied().collect(),
             abandoned: abandoned.copied().collect(),
             groups: held.into_iter().map(shards).sum(),
         })
@@ -159,12 +161,12 @@ impl Node {
     }
 
     /// Makes sure that recovery is needed and can succeed.
-    fn check_recovery<'a>(
+    fn check_recovery(
         &self,
-        roll: &'a Roll,
+        roll: &Roll,
         dc: &str,
         force: bool,
-    ) -> Result<BTreeMap<u64, &'a SurvivorState>, RecoverError> {
+    ) -> Result<BTreeSet<u64>, RecoverError> {
         let in_dc = |id: &u64| roll.nodes.get(id).is_some_and(|info| info.dc == dc);
         let own = self.node_id();
         if roll.removed.contains(&own) {
@@ -185,11 +187,6 @@ impl Node {
         if !in_dc(&own) {
             return refused(format!(
                 "this node is not in data centre {dc:?}: ask one that is"
-            ));
-        }
-        if roll.nodes.keys().all(in_dc) {
-            return refused(format!(
-                "every node is in data centre {dc:?}: there is nothing to recover from"
             ));
         }
         let mut survivors = BTreeMap::new();
@@ -213,13 +210,14 @@ impl Node {
                 (false, _) => {}
             }
         }
-        self.check_survivors(&survivors, dc, force)?;
-        Ok(survivors)
+        self.check_survivors(roll, &survivors, dc, force)?;
+        Ok(survivors.into_keys().collect())
     }
 
     /// Makes sure that those who are left are a part of the cluster that cannot go on by itself, and have all of it.
     fn check_survivors(
         &self,
+        roll: &Roll,
         survivors: &BTreeMap<u64, &SurvivorState>,
         dc: &str,
         force: bool,
@@ -258,27 +256,26 @@ impl Node {
                 ));
             }
         }
-        // After an attempt that did not end the document still has the lost vote.
-        let mut states = survivors.values();
-        let is_needed = states.any(|state| {
+        // After an attempt that did not end the document still has the lost vote, or not all are in the same life of the cluster, or they stand still.
+        let is_needed = survivors.values().any(|state| {
             let mut groups = state.report.groups.iter();
-            groups.any(needs_lost) || state.cluster.placement.voters().any(is_lost)
+            state.stands_still
+                || state.report.incarnation != newest
+                || groups.any(needs_lost)
+                || state.cluster.placement.voters().any(is_lost)
         });
         if !is_needed {
-            return refused(format!(
-                "no node outside of data centre {dc:?} votes in any group: nothing is lost. Use remove-node"
-            ));
+            return refused(if roll.nodes.keys().all(|id| !is_lost(id)) {
+                format!("every node is in data centre {dc:?}: there is nothing to recover from")
+            } else {
+                format!(
+                    "no node outside of data centre {dc:?} votes in any group: nothing is lost. Use remove-node"
+                )
+            });
         }
-        let lost = self.groups().all().find_map(|group| {
-            let lost = lost_majority(survivors, group)?;
-            Some((name(group), lost))
-        });
-        if let Some((group, lost)) = lost.filter(|_| !force) {
-            let lost: Vec<String> = lost.iter().map(u64::to_string).collect();
-            return refused(format!(
-                "lost are nodes {}, a majority of those that vote in group {group}: what was acknowledged may be on them alone. Start one of them that can be started, or use --force to go on without what only they have",
-                lost.join(", ")
-            ));
+        if !force {
+            let ends = survivors.values().flat_map(|state| &state.ends);
+            check_majorities(ends, is_lost).or_else(refused)?;
         }
         let held: BTreeSet<&str> = survivors
             .values()
@@ -340,36 +337,28 @@ impl Node {
 
     /// What this node knows, for whoever leads a recovery.
     pub(crate) async fn survivor_state(&self) -> Result<SurvivorState, String> {
-        let on_disk = self.meta_on_disk().await;
-        let on_disk = on_disk.map_err(|error| format!("group {}: {error}", name(META_GROUP)))?;
+        let cluster = self.document_on_disk().await?;
+        let standstill = self.groups().standstill.lock().await;
+        let ends = match &*standstill {
+            Some(standstill) => standstill.ends.clone(),
+            None => self.ends(&self.electorates())?,
+        };
         // Until somebody says so again, a node that was started anew is not fenced, but it remembers.
         let outlived = self.groups().store.identity().outlived_by;
         let outlived = outlived.map(Out::OutlivedBy);
         Ok(SurvivorState {
             report: self.report(),
-            cluster: on_disk.cluster.as_ref().clone(),
-            electorates: self.electorates()?,
+            cluster,
+            ends,
+            stands_still: standstill.is_some(),
             out: outlived.max(self.groups().peers.credentials().out()),
         })
     }
 
-    fn electorates(&self) -> Result<Vec<Electorate>, String> {
-        let held = self.groups().held().map_err(|error| error.to_string())?;
-        let electorate = |group: GroupId| {
-            let voters = self.groups().raft(group).map(|raft| {
-                raft.look(|metrics| {
-                    let membership = metrics.membership_config.membership();
-                    let before = membership.get_joint_config().first().cloned();
-                    before.into_iter().flatten().collect()
-                })
-            });
-            Ok(Electorate {
-                group: group.0,
-                last: self.end_of(group)?.last,
-                voters: voters.unwrap_or_default(),
-            })
-        };
-        held.into_iter().map(electorate).collect()
+    async fn document_on_disk(&self) -> Result<Cluster, String> {
+        let on_disk = self.meta_on_disk().await;
+        let on_disk = on_disk.map_err(|error| format!("group {}: {error}", name(META_GROUP)))?;
+        Ok(on_disk.cluster.as_ref().clone())
     }
 
     async fn meta_on_disk(&self) -> io::Result<MetaState> {
@@ -380,16 +369,22 @@ impl Node {
     }
 
     /// Begins the cluster's next life here: every group stops, until this attempt has them go on, and nodes of the past are no longer heard.
-    /// Answers where each group ends.
-    pub(crate) async fn fence(
-        &self,
-        incarnation: u64,
-        attempt: u64,
-    ) -> Result<Vec<GroupEnd>, String> {
+    pub(crate) async fn fence(&self, incarnation: u64, attempt: u64) -> Result<Fenced, String> {
         let groups = self.groups();
-        let mut fenced_for = groups.fenced_for.lock().await;
-        *fenced_for = Some(attempt);
-        let held = groups.held().map_err(|error| error.to_string())?;
+        let mut standstill = groups.standstill.lock().await;
+        // Whoever asks has stood still while another was faster, and knows nothing of what came then.
+        let own = groups.store.identity().incarnation;
+        if incarnation <= own {
+            return Err(format!("incarnation {own} has begun meanwhile"));
+        }
+        let before = standstill.take().map(|before| before.ends);
+        let before = before.unwrap_or_default().into_iter();
+        let mut voters: BTreeMap<u16, Vec<u64>> =
+            before.map(|end| (end.group, end.voters)).collect();
+        let standstill = standstill.insert(Standstill {
+            attempt,
+            ends: Vec::new(),
+        });
         groups
             .store
             .set_incarnation(incarnation)
@@ -399,24 +394,46 @@ impl Node {
             incarnation,
             "recovery: every group stops, the cluster's next incarnation begins"
         );
+        let running = groups.all().filter_map(|id| Some((id, groups.raft(id)?)));
+        let running: Vec<(GroupId, AnyRaft)> = running.collect();
         groups.stop_all().await;
-        held.into_iter().map(|group| self.end_of(group)).collect()
+        // What they have shown last.
+        voters.extend(running.iter().map(|(id, raft)| (id.0, voters_of(raft))));
+        standstill.ends = self.ends(&voters)?;
+        Ok(Fenced {
+            cluster: self.document_on_disk().await?,
+            ends: standstill.ends.clone(),
+        })
     }
 
-    fn end_of(&self, group: GroupId) -> Result<GroupEnd, String> {
+    /// Who votes in each group that runs here.
+    fn electorates(&self) -> BTreeMap<u16, Vec<u64>> {
+        let groups = self.groups();
+        let running = groups.all().filter_map(|id| Some((id, groups.raft(id)?)));
+        running.map(|(id, raft)| (id.0, voters_of(&raft))).collect()
+    }
+
+    /// Where each group ends that this node holds, of which these vote.
+    fn ends(&self, voters: &BTreeMap<u16, Vec<u64>>) -> Result<Vec<GroupEnd>, String> {
+        let held = self.groups().held().map_err(|error| error.to_string())?;
+        let end_of = |group: GroupId| {
+            let voters = voters.get(&group.0).cloned();
+            self.end_of(group, voters.unwrap_or_default())
+        };
+        held.into_iter().map(end_of).collect()
+    }
+
+    fn end_of(&self, group: GroupId, voters: Vec<u64>) -> Result<GroupEnd, String> {
         let wrong = |error: &dyn std::fmt::Display| format!("group {}: {error}", name(group));
-        let store = crate::log_store::LogStore::new(
-            self.groups()
-                .store
-                .log(group)
-                .map_err(|error| wrong(&error))?,
-        );
+        let log = self.groups().store.log(group);
+        let store = LogStore::new(log.map_err(|error| wrong(&error))?);
         let last = store.last().map_err(|error| wrong(&error))?;
         let voted = store.vote().map_err(|error| wrong(&error))?;
         Ok(GroupEnd {
             group: group.0,
             last,
             term: voted.map_or(0, |vote| vote.leader_id.term),
+            voters,
         })
     }
 
@@ -427,14 +444,16 @@ impl Node {
         resumed: Vec<Resumption>,
     ) -> Result<(), String> {
         let groups = self.groups();
-        let mut fenced_for = groups.fenced_for.lock().await;
+        let mut standstill = groups.standstill.lock().await;
         // Logs may end elsewhere by now than where they were said to.
-        if *fenced_for != Some(attempt) {
+        if standstill
+            .take_if(|still| still.attempt == attempt)
+            .is_none()
+        {
             return Err(
                 "it was started, or told otherwise, since it said where its logs end".to_owned(),
             );
         }
-        *fenced_for = None;
         for group in resumed.iter().filter(|group| group.begins) {
             self.write_new_membership(group).await?;
         }
@@ -459,7 +478,7 @@ impl Node {
         let id = GroupId(group.group);
         let wrong = |error: &dyn std::fmt::Display| format!("group {}: {error}", name(id));
         let log = self.groups().store.log(id).map_err(|error| wrong(&error))?;
-        let store = crate::log_store::LogStore::new(log.clone());
+        let store = LogStore::new(log.clone());
         let last = store.last().map_err(|error| wrong(&error))?;
         let leader_id = LeaderId {
             term: group.term,
@@ -501,15 +520,61 @@ impl Node {
     }
 }
 
-/// The voters of a group that are lost, if they are a majority and what they committed may thus be nowhere else. Who votes, the longest log says: had
-/// others been made voters since, a majority had agreed, and whoever of them is left had that in its log.
-fn lost_majority(survivors: &BTreeMap<u64, &SurvivorState>, group: GroupId) -> Option<Vec<u64>> {
-    let known = survivors.values().flat_map(|state| &state.electorates);
-    let known = known.filter(|electorate| electorate.group == group.0);
-    let voters = &known.max_by_key(|electorate| electorate.last)?.voters;
-    let lost = voters.iter().filter(|id| !survivors.contains_key(id));
-    let lost: Vec<u64> = lost.copied().collect();
-    (2 * lost.len() > voters.len()).then_some(lost)
+/// Those who vote in a group's running instance; while that is being changed, those who did before.
+fn voters_of(raft: &AnyRaft) -> Vec<u64> {
+    raft.look(|metrics| {
+        let membership = metrics.membership_config.membership();
+        let before = membership.get_joint_config().first().cloned();
+        before.into_iter().flatten().collect()
+    })
+}
+
+/// Makes sure that the lost are a majority of no group: what they committed would be nowhere else. Who votes, the longest log says: had others been
+/// made voters since, a majority had agreed, and whoever of them is left had that in its log.
+fn check_majorities<'a>(
+    ends: impl Iterator<Item = &'a GroupEnd>,
+    is_lost: impl Fn(&u64) -> bool,
+) -> Result<(), String> {
+    let mut longest: BTreeMap<u16, &GroupEnd> = BTreeMap::new();
+    for end in ends {
+        let known = longest.entry(end.group).or_insert(end);
+        if end.last > known.last {
+            *known = end;
+        }
+    }
+    for end in longest.values() {
+        let lost = end.voters.iter().filter(|id| is_lost(id));
+        let lost: Vec<String> = lost.map(u64::to_string).collect();
+        if 2 * lost.len() > end.voters.len() {
+            return Err(format!(
+                "lost are nodes {}, a majority of those that vote in group {}: what was acknowledged may be on them alone. Start one of them that can be started, or use --force to go on without what only they have",
+                lost.join(", "),
+                name(GroupId(end.group))
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that those who stand still now are all who should, by what they have learnt since they were asked for their state.
+fn check_standstill(
+    roll: &Roll,
+    ends: &BTreeMap<u64, Vec<GroupEnd>>,
+    dc: &str,
+    force: bool,
+) -> Result<(), String> {
+    let is_lost = |id: &u64| !ends.contains_key(id);
+    let late = roll
+        .nodes
+        .iter()
+        .find(|(id, info)| info.dc == dc && is_lost(id));
+    if let Some((id, _)) = late {
+        return Err(format!("node {id} has joined meanwhile"));
+    }
+    if force {
+        return Ok(());
+    }
+    check_majorities(ends.values().flatten(), is_lost)
 }
 
 /// Who may be in the cluster, and what each answers.
@@ -525,6 +590,12 @@ struct Roll {
 }
 
 impl Roll {
+    /// The latest life of the cluster that anybody who answers lives in or has heard of.
+    fn newest_known(&self) -> u64 {
+        let states = self.answers.values().flatten();
+        states.map(SurvivorState::newest_known).max().unwrap_or(0)
+    }
+
     /// Takes in what a document says.
     fn take_in(&mut self, cluster: &Cluster) {
         let is_newest = cluster.revision >= self.cluster.revision;

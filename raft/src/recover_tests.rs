@@ -53,6 +53,7 @@ fn meta_group(ends: [Option<u64>; 3]) -> (Vec<u64>, Vec<u64>) {
         group: group.0,
         last,
         term: 1,
+        voters: Vec::new(),
     };
     let of_node = |(node, last): (u64, Option<u64>)| {
         let meta = end(META_GROUP, last.map(log_id));
@@ -87,4 +88,43 @@ fn the_meta_group_goes_on_from_its_longest_log_whoever_was_to_vote() {
         (vec![3], vec![3, 4, 5]),
         "they hold it, and nothing yet"
     );
+}
+
+/// Where the group of log 3 ends on one node, and who votes there by its log.
+fn end_at(index: u64, voters: &[u64]) -> GroupEnd {
+    GroupEnd {
+        group: 3,
+        last: Some(log_id(index)),
+        term: 1,
+        voters: voters.to_vec(),
+    }
+}
+
+#[test]
+fn a_majority_is_lost_where_the_longest_log_says_so() {
+    let check = |ends: &[GroupEnd]| check_majorities(ends.iter(), |id| [1, 2, 5].contains(id));
+    assert_eq!(check(&[end_at(7, &[1, 2, 3, 4])]), Ok(()), "half of it");
+    assert_eq!(
+        check(&[end_at(7, &[1, 2, 3]), end_at(8, &[1, 2, 3, 4])]),
+        Ok(())
+    );
+    assert_eq!(check(&[end_at(7, &[])]), Ok(()), "it was looked at before");
+    let with_witness = end_at(8, &[1, 2, 3, 4, 5]);
+    let why = check(&[end_at(7, &[1, 2, 3, 4]), with_witness]).expect_err("three of five");
+    for part in ["nodes 1, 2, 5,", "group 3", "--force"] {
+        assert!(why.contains(part), "{why}");
+    }
+}
+
+#[test]
+fn who_joined_before_all_stood_still_takes_part_the_next_time() {
+    let mut roll = Roll::default();
+    roll.take_in(&document(1, &[3, 4], &[], &[]));
+    let ends = [3, 4].map(|id| (id, vec![end_at(7, &[1, 2, 3, 4])]));
+    let ends = BTreeMap::from(ends);
+    assert_eq!(check_standstill(&roll, &ends, "b", false), Ok(()));
+    roll.take_in(&document(2, &[3, 4, 5], &[], &[]));
+    let why = check_standstill(&roll, &ends, "b", true).expect_err("node 5 is there, too");
+    assert_eq!(why, "node 5 has joined meanwhile");
+    assert_eq!(check_standstill(&roll, &ends, "a", false), Ok(()));
 }

@@ -288,12 +288,12 @@ pub struct NodeReport {
 }
 
 /// What a survivor of a lost data centre is asked, in this order.
-/// The answers are [`SurvivorState`], the ends of its groups as [`GroupEnd`]s, and nothing.
+/// The answers are [`SurvivorState`], [`Fenced`], and nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum RecoverRequest {
     /// How do you see the cluster, and each of your groups?
     State,
-    /// Stop your groups and begin this life of the cluster.
+    /// Stop your groups and begin this life of the cluster. Refused where that has begun already.
     Fence {
         /// The next incarnation.
         incarnation: u64,
@@ -316,21 +316,12 @@ pub struct SurvivorState {
     pub report: NodeReport,
     /// The cluster as it should be if all is committed that its disk has.
     pub cluster: Cluster,
-    /// Who votes in each group that it holds.
-    pub electorates: Vec<Electorate>,
+    /// Where each of its groups ends.
+    pub ends: Vec<GroupEnd>,
+    /// Whether its groups stand still, for an attempt that did not end.
+    pub stands_still: bool,
     /// Why it is out of the cluster, if it is.
     pub out: Option<Out>,
-}
-
-/// Who votes in a group, by the log of one node.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Electorate {
-    /// The group.
-    pub group: u16,
-    /// The log's last entry.
-    pub last: Option<LogId>,
-    /// A majority of these has what may be committed; while voters are being changed, those before. Empty where the group stands still.
-    pub voters: Vec<u64>,
 }
 
 impl SurvivorState {
@@ -365,6 +356,17 @@ pub struct GroupEnd {
     pub last: Option<LogId>,
     /// The highest term it has voted in.
     pub term: u64,
+    /// A majority of these has what may be committed; while voters are being changed, those before. Empty where that is not known.
+    pub voters: Vec<u64>,
+}
+
+/// What a survivor has whose groups stand still.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Fenced {
+    /// The cluster as it should be if all is committed that its disk has.
+    pub cluster: Cluster,
+    /// Where each of its groups ends.
+    pub ends: Vec<GroupEnd>,
 }
 
 /// Why a question was not answered as hoped.

@@ -68,7 +68,8 @@ impl Faults {
             self.one_comes_while_another_is_away(stage, judge, left)
                 .await;
         }
-        if coin() {
+        // With a witness what is not cut off goes on, and it sells what nobody else knows of but that witness.
+        if coin() || self.has_witness() {
             self.cut_off(stage, judge, left).await;
         }
         let mut lost = self.lose(stage, dc);
@@ -153,7 +154,7 @@ impl Faults {
         lost: &[u64],
     ) -> Result<End, String> {
         let (operator, gone) = (stage.clone(), lost.to_vec());
-        if self.machines.iter().any(|(_, dc)| *dc == WITNESS_DC) {
+        if self.has_witness() {
             let removing = async move { remove(&operator, &gone).await };
             return self.wait_amid(stage, judge, removing).await;
         }
@@ -204,6 +205,10 @@ impl Faults {
         }
         let panicked = |error| format!("an operator panicked: {error}");
         doing.await.map_err(panicked)?
+    }
+
+    fn has_witness(&self) -> bool {
+        self.machines.iter().any(|(_, dc)| *dc == WITNESS_DC)
     }
 
     /// All machines of a data centre lose their power, and stay without.
