@@ -326,7 +326,9 @@ async fn recover(
         };
         // It may have been done without an answer.
         let nodes = stage.newest_cluster().map(|cluster| cluster.nodes);
-        if nodes.is_some_and(|nodes| nodes.values().all(|node| node.info.dc == dc)) {
+        let nodes = nodes.unwrap_or_default();
+        // Whoever was just started knows of no nodes yet.
+        if !nodes.is_empty() && nodes.values().all(|node| node.info.dc == dc) {
             return Ok(End::Alone);
         }
         if power == Power::Stays && stage.are_all_of(before) {
