@@ -28,7 +28,6 @@ use crate::options::{StartError, Timing};
 use crate::peer::Peers;
 use crate::placement::WITNESS_DC;
 use crate::quiesce::Quiescence;
-use crate::rpc::GroupEnd;
 use crate::shard_machine::ShardMachine;
 use crate::snapshot;
 use crate::types::{NodeInfo, StoredMembership};
@@ -63,12 +62,15 @@ pub struct Groups {
     pub standstill: tokio::sync::Mutex<Option<Standstill>>,
 }
 
+/// Who votes in groups, by number.
+pub type Voters = BTreeMap<u16, Vec<u64>>;
+
 /// All groups stand still for an attempt at recovery.
 pub struct Standstill {
     /// The attempt.
     pub attempt: u64,
-    /// Where they do.
-    pub ends: Vec<GroupEnd>,
+    /// Who voted in each group that ran.
+    pub voters: Voters,
 }
 
 /// Which groups may run.

@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep};
 use crate::any_raft::AnyRaft;
 use crate::cluster::{Cluster, ClusterChange};
 use crate::group::GroupStatus;
-use crate::groups::{META_GROUP, Standstill, all, name};
+use crate::groups::{META_GROUP, Standstill, Voters, all, name};
 use crate::log_store::LogStore;
 use crate::meta::MetaState;
 use crate::node::Node;
@@ -340,8 +340,8 @@ impl Node {
         let cluster = self.document_on_disk().await?;
         let standstill = self.groups().standstill.lock().await;
         let ends = match &*standstill {
-            Some(standstill) => standstill.ends.clone(),
-            None => self.ends(&self.electorates())?,
+            Some(standstill) => self.ends(&standstill.voters)?,
+            None => self.ends(&self.voters())?,
         };
         // Until somebody says so again, a node that was started anew is not fenced, but it remembers.
         let outlived = self.groups().store.identity().outlived_by;
@@ -377,14 +377,6 @@ impl Node {
         if incarnation <= own {
             return Err(format!("incarnation {own} has begun meanwhile"));
         }
-        let before = standstill.take().map(|before| before.ends);
-        let before = before.unwrap_or_default().into_iter();
-        let mut voters: BTreeMap<u16, Vec<u64>> =
-            before.map(|end| (end.group, end.voters)).collect();
-        let standstill = standstill.insert(Standstill {
-            attempt,
-            ends: Vec::new(),
-        });
         groups
             .store
             .set_incarnation(incarnation)
@@ -397,24 +389,26 @@ impl Node {
         let running = groups.all().filter_map(|id| Some((id, groups.raft(id)?)));
         let running: Vec<(GroupId, AnyRaft)> = running.collect();
         groups.stop_all().await;
-        // What they have shown last.
+        // Those that ran, by what they showed last; those that stood still before, as noted then.
+        let before = standstill.take().map(|before| before.voters);
+        let mut voters = before.unwrap_or_default();
         voters.extend(running.iter().map(|(id, raft)| (id.0, voters_of(raft))));
-        standstill.ends = self.ends(&voters)?;
+        let Standstill { voters, .. } = standstill.insert(Standstill { attempt, voters });
         Ok(Fenced {
             cluster: self.document_on_disk().await?,
-            ends: standstill.ends.clone(),
+            ends: self.ends(voters)?,
         })
     }
 
     /// Who votes in each group that runs here.
-    fn electorates(&self) -> BTreeMap<u16, Vec<u64>> {
+    fn voters(&self) -> Voters {
         let groups = self.groups();
         let running = groups.all().filter_map(|id| Some((id, groups.raft(id)?)));
         running.map(|(id, raft)| (id.0, voters_of(&raft))).collect()
     }
 
     /// Where each group ends that this node holds, of which these vote.
-    fn ends(&self, voters: &BTreeMap<u16, Vec<u64>>) -> Result<Vec<GroupEnd>, String> {
+    fn ends(&self, voters: &Voters) -> Result<Vec<GroupEnd>, String> {
         let held = self.groups().held().map_err(|error| error.to_string())?;
         let end_of = |group: GroupId| {
             let voters = voters.get(&group.0).cloned();
