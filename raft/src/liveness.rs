@@ -70,6 +70,13 @@ impl Liveness {
         (heard.at.elapsed() < self.timing.trust()).then_some(Boot { node, boot })
     }
 
+    /// The nodes that are alive, ascending.
+    pub fn alive(&self) -> Vec<u64> {
+        let heard: Vec<u64> = self.lock().keys().copied().collect();
+        let is_alive = |node: &u64| self.boot(*node).is_some();
+        heard.into_iter().filter(is_alive).collect()
+    }
+
     /// Whether this process is alive and was not started again.
     pub fn is_alive(&self, boot: Boot) -> bool {
         self.boot(boot.node) == Some(boot)

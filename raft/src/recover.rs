@@ -7,7 +7,7 @@
 //! survivors alone. Then the groups start again.
 //!
 //! Invariants: nothing is changed before it is sure that no group has a quorum that needs the lost nodes, that nobody of the lost
-//! data centre answers and that every survivor does. Survivors are all of the data centre that any of them has in its log of the document: whoever
+//! data centre answers or is heard by a survivor, and that every survivor does. Survivors are all of the data centre that any of them has in its log of the document: whoever
 //! votes somewhere is named by a document that a majority had, one of them at least, though it may not have heard that it was committed.
 //! From the first `Fence` on, nodes of the past are heard by nobody who has taken part. A group goes on where its log ended when the plan was made: what a survivor is told to resume has stood
 //! still since the same attempt stopped it, or nothing is done. Whatever dies in between, the same command run again ends it.
@@ -210,6 +210,15 @@ impl Node {
                 (false, _) => {}
             }
         }
+        for (id, state) in &survivors {
+            let is_lost = |other: &&u64| roll.nodes.contains_key(*other) && !in_dc(other);
+            if let Some(lost) = state.hears.iter().find(is_lost) {
+                return refused(format!(
+                    "node {id} hears node {lost} of data centre {:?}: it is not lost. Stop it, or use move-leaders",
+                    roll.nodes[lost].dc
+                ));
+            }
+        }
         self.check_survivors(roll, &survivors, dc, force)?;
         Ok(survivors.into_keys().collect())
     }
@@ -350,6 +359,7 @@ impl Node {
             report: self.report(),
             cluster,
             ends,
+            hears: self.groups().liveness.alive(),
             stands_still: standstill.is_some(),
             out: outlived.max(self.groups().peers.credentials().out()),
         })

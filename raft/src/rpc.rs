@@ -318,6 +318,8 @@ pub struct SurvivorState {
     pub cluster: Cluster,
     /// Where each of its groups ends.
     pub ends: Vec<GroupEnd>,
+    /// The nodes that it hears.
+    pub hears: Vec<u64>,
     /// Whether its groups stand still, for an attempt that did not end.
     pub stands_still: bool,
     /// Why it is out of the cluster, if it is.

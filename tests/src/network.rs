@@ -107,6 +107,13 @@ impl Network {
         }
     }
 
+    /// From now on nothing passes between these two.
+    #[track_caller]
+    pub fn part(&self, one: u64, other: u64) {
+        self.lose(one, other);
+        self.lose(other, one);
+    }
+
     #[track_caller]
     fn lose(&self, from: u64, to: u64) {
         let (namespace, address) = self.way(from, to);

@@ -5,7 +5,7 @@ use qiang_tests::{
     Answer, Callers, Client, Cluster, Network, Node, Random, STEPS_MAX, check, id_on_shard,
     wait_until,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -151,6 +151,23 @@ fn a_leader_that_is_heard_and_hears_none_of_its_peers_acknowledges_nothing() {
     let _alone = alone();
     let Some(cluster) = four_hosts() else { return };
     drill(&cluster, 2, Network::deafen);
+}
+
+#[test]
+fn a_data_centre_that_only_one_survivor_does_not_reach_is_not_recovered_from() {
+    let _alone = alone();
+    let Some(cluster) = four_hosts() else { return };
+    for lost in [1, 2] {
+        cluster.network().part(3, lost);
+    }
+    let recover = json!({"dc": "b"});
+    let refused = cluster.node(3).post("/v1/cluster/recover", &recover);
+    assert_eq!(refused.status, 409, "{refused}");
+    assert!(refused.text.contains("node 4 hears node"), "{refused}");
+    cluster.network().heal();
+    cluster.decides();
+    let shown = cluster.node(3).get("/v1/cluster").expect(200);
+    assert_eq!(shown["incarnation"], 1, "nothing was changed: {shown}");
 }
 
 #[test]
