@@ -210,8 +210,13 @@ impl Node {
                 (false, _) => {}
             }
         }
+        // Here, too, nodes of the past are none: those that live in it with them still hear them.
+        let is_past = |id: &u64| {
+            let state = roll.answers[id].as_ref().ok();
+            state.is_some_and(|state| state.report.fenced.is_some())
+        };
+        let is_lost = |id: &&u64| roll.nodes.contains_key(*id) && !in_dc(id) && !is_past(id);
         for (id, state) in &survivors {
-            let is_lost = |other: &&u64| roll.nodes.contains_key(*other) && !in_dc(other);
             if let Some(lost) = state.hears.iter().find(is_lost) {
                 return refused(format!(
                     "node {id} hears node {lost} of data centre {:?}: it is not lost. Stop it, or use move-leaders",

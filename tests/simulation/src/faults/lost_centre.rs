@@ -409,6 +409,10 @@ async fn join_all(
 ) -> Result<(), String> {
     for (id, dc) in newcomers {
         pause().await;
+        // It learns which life the cluster is in from the node that it joins by.
+        while stage.process(first).is_none() {
+            pause().await;
+        }
         stage
             .trace
             .note(format_args!("{id} takes the place of one"));
