@@ -1,46 +1,41 @@
 //! Recovery after a data centre is lost for good: what is left of each group goes on alone.
 //!
-//! Of four replicas two are left, which is no majority. But every commit had three, so at least one of the
-//! two has it (were there five, and two are left, it may not be so, and recovery is refused unless it is forced), and of two logs the one with the greater last log id has every commit. One node leads the
-//! recovery: it has every survivor stop its groups and begin the cluster's next incarnation, learns where
-//! each group ends on each, and has the one with the longest log of each group write a membership of the
-//! survivors alone. Then the groups start again.
+//! Of four replicas two are left, which is no majority. But every commit had three, so at least one of the two has it, and of two logs
+//! the one with the greater last log id has every commit. (Were there five, and two are left, it may not be so, and recovery is
+//! refused unless it is forced.) One node leads the recovery, which is here: it has every survivor stop its groups and begin the
+//! cluster's next incarnation, learns where each group ends on each, and has the one with the longest log of each group write a
+//! membership of the survivors alone. Then the groups start again. What each survivor does is in `survivor`.
 //!
-//! Invariants: nothing is changed before it is sure that no group has a quorum that needs the lost nodes, that nobody of the lost
-//! data centre answers or is heard by a survivor, and that every survivor does. Survivors are all of the data centre that any of them has in its log of the document: whoever
-//! votes somewhere is named by a document that a majority had, one of them at least, though it may not have heard that it was committed.
-//! From the first `Fence` on, nodes of the past are heard by nobody who has taken part. A group goes on where its log ended when the plan was made: what a survivor is told to resume has stood
-//! still since the same attempt stopped it, or nothing is done. Whatever dies in between, the same command run again ends it.
+//! Invariants: nothing is changed before it is sure that no group has a quorum that needs the lost nodes, that nobody of the lost data
+//! centre answers or is heard by a survivor, and that every survivor does. Survivors are all of the data centre that any of them has in
+//! its log of the document: whoever votes somewhere is named by a document that a majority had, one of them at least, though it may not
+//! have heard that it was committed. From the first `Fence` on, nodes of the past are heard by nobody who has taken part. A group goes on
+//! where its log ended when the plan was made: what a survivor is told to resume has stood still since the same attempt stopped it, or
+//! nothing is done. Whatever dies in between, the same command run again ends it.
+
+mod survivor;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::time::Duration;
 
 use futures::future::join_all;
-use openraft::impls::Vote;
-use openraft::impls::leader_id_adv::LeaderId;
-use openraft::{EntryPayload, Membership};
 use qiang_engine::codec;
 use qiang_engine::routing::Sharing;
 use qiang_storage::GroupId;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use crate::any_raft::AnyRaft;
 use crate::cluster::{Cluster, ClusterChange};
 use crate::group::GroupStatus;
-use crate::groups::{META_GROUP, Standstill, Voters, all, name};
-use crate::log_store::LogStore;
-use crate::meta::MetaState;
+use crate::groups::{META_GROUP, all, name};
 use crate::node::Node;
 use crate::peer::{Lane, Out};
 use crate::placement::WITNESS_DC;
 use crate::rpc::{
     self, Fenced, GroupEnd, Kind, MetaAnswer, RecoverRequest, Resumption, SurvivorState,
 };
-use crate::types::{Entry, LogId, NodeInfo, encode_entry};
-use crate::world::{blocking, random_u64};
+use crate::types::{LogId, NodeInfo};
+use crate::world::random_u64;
 
 /// How long a node is asked whether it lives.
 const ALIVE_TIMEOUT: Duration = Duration::from_millis(700);
@@ -348,194 +343,6 @@ impl Node {
             sleep(Duration::from_millis(20)).await;
         }
     }
-
-    /// What this node knows, for whoever leads a recovery.
-    pub(crate) async fn survivor_state(&self) -> Result<SurvivorState, String> {
-        let cluster = self.document_on_disk().await?;
-        let standstill = self.groups().standstill.lock().await;
-        let ends = match &*standstill {
-            Some(standstill) => self.ends(&standstill.voters)?,
-            None => self.ends(&self.voters())?,
-        };
-        // Until somebody says so again, a node that was started anew is not fenced, but it remembers.
-        let outlived = self.groups().store.identity().outlived_by;
-        let outlived = outlived.map(Out::OutlivedBy);
-        Ok(SurvivorState {
-            report: self.report(),
-            cluster,
-            ends,
-            hears: self.groups().liveness.alive(),
-            stands_still: standstill.is_some(),
-            out: outlived.max(self.groups().peers.credentials().out()),
-        })
-    }
-
-    async fn document_on_disk(&self) -> Result<Cluster, String> {
-        let on_disk = self.meta_on_disk().await;
-        let on_disk = on_disk.map_err(|error| format!("group {}: {error}", name(META_GROUP)))?;
-        Ok(on_disk.cluster.as_ref().clone())
-    }
-
-    async fn meta_on_disk(&self) -> io::Result<MetaState> {
-        let store = &self.groups().store;
-        let log = store.log(META_GROUP).map_err(io::Error::other)?;
-        let snapshots = store.snapshots(META_GROUP);
-        blocking(move || MetaState::on_disk(&log, &snapshots)).await?
-    }
-
-    /// Begins the cluster's next life here: every group stops, until this attempt has them go on, and nodes of the past are no longer heard.
-    pub(crate) async fn fence(&self, incarnation: u64, attempt: u64) -> Result<Fenced, String> {
-        let groups = self.groups();
-        let mut standstill = groups.standstill.lock().await;
-        // Whoever asks has stood still while another was faster, and knows nothing of what came then.
-        let own = groups.store.identity().incarnation;
-        if incarnation <= own {
-            return Err(format!("incarnation {own} has begun meanwhile"));
-        }
-        groups
-            .store
-            .set_incarnation(incarnation)
-            .map_err(|error| error.to_string())?;
-        groups.peers.credentials().set_incarnation(incarnation);
-        tracing::warn!(
-            incarnation,
-            "recovery: every group stops, the cluster's next incarnation begins"
-        );
-        let running = groups.all().filter_map(|id| Some((id, groups.raft(id)?)));
-        let running: Vec<(GroupId, AnyRaft)> = running.collect();
-        groups.stop_all().await;
-        // Those that ran, by what they showed last; those that stood still before, as noted then.
-        let before = standstill.take().map(|before| before.voters);
-        let mut voters = before.unwrap_or_default();
-        voters.extend(running.iter().map(|(id, raft)| (id.0, voters_of(raft))));
-        let Standstill { voters, .. } = standstill.insert(Standstill { attempt, voters });
-        Ok(Fenced {
-            cluster: self.document_on_disk().await?,
-            ends: self.ends(voters)?,
-        })
-    }
-
-    /// Who votes in each group that runs here.
-    fn voters(&self) -> Voters {
-        let groups = self.groups();
-        let running = groups.all().filter_map(|id| Some((id, groups.raft(id)?)));
-        running.map(|(id, raft)| (id.0, voters_of(&raft))).collect()
-    }
-
-    /// Where each group ends that this node holds, of which these vote.
-    fn ends(&self, voters: &Voters) -> Result<Vec<GroupEnd>, String> {
-        let held = self.groups().held().map_err(|error| error.to_string())?;
-        let end_of = |group: GroupId| {
-            let voters = voters.get(&group.0).cloned();
-            self.end_of(group, voters.unwrap_or_default())
-        };
-        held.into_iter().map(end_of).collect()
-    }
-
-    fn end_of(&self, group: GroupId, voters: Vec<u64>) -> Result<GroupEnd, String> {
-        let wrong = |error: &dyn std::fmt::Display| format!("group {}: {error}", name(group));
-        let log = self.groups().store.log(group);
-        let store = LogStore::new(log.map_err(|error| wrong(&error))?);
-        let last = store.last().map_err(|error| wrong(&error))?;
-        let voted = store.vote().map_err(|error| wrong(&error))?;
-        Ok(GroupEnd {
-            group: group.0,
-            last,
-            term: voted.map_or(0, |vote| vote.leader_id.term),
-            voters,
-        })
-    }
-
-    /// Starts the groups again as this attempt has decided.
-    pub(crate) async fn resume(
-        &self,
-        attempt: u64,
-        resumed: Vec<Resumption>,
-    ) -> Result<(), String> {
-        let groups = self.groups();
-        let mut standstill = groups.standstill.lock().await;
-        // Logs may end elsewhere by now than where they were said to.
-        if standstill
-            .take_if(|still| still.attempt == attempt)
-            .is_none()
-        {
-            return Err(
-                "it was started, or told otherwise, since it said where its logs end".to_owned(),
-            );
-        }
-        for group in resumed.iter().filter(|group| group.begins) {
-            self.write_new_membership(group).await?;
-        }
-        groups.reopen().await;
-        for group in &resumed {
-            groups
-                .start(GroupId(group.group))
-                .await
-                .map_err(|error| error.to_string())?;
-        }
-        for group in resumed.iter().filter(|group| group.begins) {
-            if let Some(raft) = groups.raft(GroupId(group.group)) {
-                raft.elect().await.map_err(|error| error.to_string())?;
-            }
-        }
-        tracing::warn!(groups = resumed.len(), "recovery: the groups run again");
-        Ok(())
-    }
-
-    /// Ends a stopped group's log with a membership of the survivors, in a term above all others.
-    async fn write_new_membership(&self, group: &Resumption) -> Result<(), String> {
-        let id = GroupId(group.group);
-        let wrong = |error: &dyn std::fmt::Display| format!("group {}: {error}", name(id));
-        let log = self.groups().store.log(id).map_err(|error| wrong(&error))?;
-        let store = LogStore::new(log.clone());
-        let last = store.last().map_err(|error| wrong(&error))?;
-        let leader_id = LeaderId {
-            term: group.term,
-            node_id: self.node_id(),
-        };
-        let voters: BTreeSet<u64> = group.voters.iter().map(|(id, _)| *id).collect();
-        let nodes: BTreeMap<u64, NodeInfo> = group.voters.iter().cloned().collect();
-        let membership = Membership::new(vec![voters], nodes).map_err(|error| wrong(&error))?;
-        let log_id = LogId {
-            leader_id,
-            index: last.map_or(0, |last| last.index + 1),
-        };
-        let entry = Entry {
-            log_id,
-            payload: EntryPayload::Membership(membership),
-        };
-        let vote: Vote<LeaderId<u64, u64>> = Vote {
-            leader_id,
-            committed: false,
-        };
-        let (saved, vote_saved) = oneshot::channel();
-        log.save_vote(
-            codec::encode(&vote).into(),
-            Box::new(|result| drop(saved.send(result))),
-        );
-        let (appended, entry_appended) = oneshot::channel();
-        log.append(
-            log_id.index,
-            vec![encode_entry(&entry)],
-            Box::new(|result| drop(appended.send(result))),
-        );
-        for written in [vote_saved, entry_appended] {
-            written
-                .await
-                .map_err(|error| wrong(&error))?
-                .map_err(|error| wrong(&error))?;
-        }
-        Ok(())
-    }
-}
-
-/// Those who vote in a group's running instance; while that is being changed, those who did before.
-fn voters_of(raft: &AnyRaft) -> Vec<u64> {
-    raft.look(|metrics| {
-        let membership = metrics.membership_config.membership();
-        let before = membership.get_joint_config().first().cloned();
-        before.into_iter().flatten().collect()
-    })
 }
 
 /// Makes sure that the lost are a majority of no group: what they committed would be nowhere else. Who votes, the longest log says: had others been
@@ -674,5 +481,4 @@ fn plan(
 }
 
 #[cfg(test)]
-#[path = "recover_tests.rs"]
 mod tests;

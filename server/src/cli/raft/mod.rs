@@ -68,9 +68,9 @@ pub(crate) enum RaftCommand {
     #[command(
         after_help = "Example:\n  qiang raft recover --dc b --server 127.0.0.1:7402\n\n\
         Ask any node of the data centre that is left. Refused while a group still has a quorum, while a node of the lost data\n\
-        centre answers, while a node of the one that is left does not, or where none of the lost votes in any group; and where\n\
-        acknowledged grabs would be lost, unless --force: the lost are a majority of a group, as with a witness among them, or\n\
-        one that is left has heard that the cluster goes on elsewhere, and that is lost, too."
+        centre answers or is heard, while a node of the one that is left does not answer, or where none of the lost votes in any\n\
+        group; and where acknowledged grabs would be lost, unless --force: the lost are a majority of a group, as with a witness\n\
+        among them, or one that is left has heard that the cluster goes on elsewhere, and that is lost, too."
     )]
     Recover(recovery::RecoverArgs),
     /// Backups: take one, check one, begin a new cluster from one
