@@ -82,7 +82,14 @@ impl Node {
     /// acknowledged: where the lost nodes were a majority, or a later life of the cluster, that these have heard of, is lost, too.
     pub async fn recover(&self, dc: &str, force: bool) -> Result<Recovered, RecoverError> {
         let mut roll = self.call_roll().await;
-        let survivors = self.check_recovery(&roll, dc, force)?;
+        let mut checked = self.check_recovery(&roll, dc, force);
+        // What survivors hear and lead may be of just before the others were lost.
+        if checked.is_err() && roll.is_silent_outside(dc) {
+            sleep(self.timing().trust()).await;
+            roll = self.call_roll().await;
+            checked = self.check_recovery(&roll, dc, force);
+        }
+        let survivors = checked?;
         let incarnation = roll.newest_known() + 1;
         let attempt = random_u64();
         let fence = RecoverRequest::Fence {
@@ -195,8 +202,7 @@ impl Node {
                         "node {id} of data centre {dc:?} does not answer: recovery needs every node that is left, because each may have the longest log of a group"
                     ));
                 }
-                // A node of the past that came back after an interrupted recovery is no obstacle.
-                (false, Ok(state)) if state.report.fenced.is_none() => {
+                (false, answer) if is_present(answer) => {
                     return refused(format!(
                         "node {id} of data centre {:?} answers: it is not lost. Stop it, or use move-leaders",
                         info.dc
@@ -205,14 +211,10 @@ impl Node {
                 (false, _) => {}
             }
         }
-        // Here, too, nodes of the past are none: those that live in it with them still hear them.
-        let is_past = |id: &u64| {
-            let state = roll.answers[id].as_ref().ok();
-            state.is_some_and(|state| state.report.fenced.is_some())
-        };
-        let is_lost = |id: &&u64| roll.nodes.contains_key(*id) && !in_dc(id) && !is_past(id);
+        // Nodes of the past answer: those that live in it with them still hear them.
+        let is_silent = |id: &&u64| roll.nodes.contains_key(*id) && roll.answers[*id].is_err();
         for (id, state) in &survivors {
-            if let Some(lost) = state.hears.iter().find(is_lost) {
+            if let Some(lost) = state.hears.iter().find(is_silent) {
                 return refused(format!(
                     "node {id} hears node {lost} of data centre {:?}: it is not lost. Stop it, or use move-leaders",
                     roll.nodes[lost].dc
@@ -393,6 +395,13 @@ fn check_standstill(
     check_majorities(ends.values().flatten(), is_lost)
 }
 
+/// Whether this is the answer of a node that lives, and not in the cluster's past.
+fn is_present(answer: &Result<SurvivorState, rpc::Error>) -> bool {
+    answer
+        .as_ref()
+        .is_ok_and(|state| state.report.fenced.is_none())
+}
+
 /// Who may be in the cluster, and what each answers.
 #[derive(Default)]
 struct Roll {
@@ -410,6 +419,12 @@ impl Roll {
     fn newest_known(&self) -> u64 {
         let states = self.answers.values().flatten();
         states.map(SurvivorState::newest_known).max().unwrap_or(0)
+    }
+
+    /// Whether no node but those of data centre `dc` is there.
+    fn is_silent_outside(&self, dc: &str) -> bool {
+        let mut outside = self.nodes.iter().filter(|(_, info)| info.dc != dc);
+        outside.all(|(id, _)| !is_present(&self.answers[id]))
     }
 
     /// Takes in what a document says.
