@@ -265,8 +265,8 @@ impl RaftStateMachine<TypeConfig> for MetaMachine {
         file: SnapshotFile,
     ) -> Result<(), io::Error> {
         let (log, snapshots) = (self.log.clone(), self.snapshots.clone());
-        let read = move || MetaState::read(snapshot::take_in(&log, &snapshots, &file)?);
-        let state = blocking(read).await??;
+        let take_in = move || snapshot::take_in(&log, &snapshots, &file, MetaState::read);
+        let state = blocking(take_in).await??;
         self.applied = Applied {
             log_id: meta.last_log_id,
             membership: meta.last_membership.clone(),

@@ -112,8 +112,9 @@ impl RaftStateMachine<TypeConfig> for ShardMachine {
     ) -> Result<(), io::Error> {
         let (log, snapshots) = (self.log.clone(), self.snapshots.clone());
         let index = file.index;
-        let load = move || snapshot::load(&mut snapshot::take_in(&log, &snapshots, &file)?);
-        let replica = blocking(load).await??;
+        let load = |mut reader| snapshot::load(&mut reader);
+        let take_in = move || snapshot::take_in(&log, &snapshots, &file, load);
+        let replica = blocking(take_in).await??;
         self.mailbox.push_log(LogEvent::Snapshot {
             index,
             replica: Box::new(replica),

@@ -14,6 +14,7 @@ use qiang_engine::replica::{Head, LoadError};
 use qiang_engine::{Replica, codec};
 use qiang_storage::{GroupId, GroupLog, SnapshotDir, SnapshotReader, SnapshotWriter};
 
+use crate::log_store::encode_log_id;
 use crate::types::{LogId, StoredMembership, TypeConfig, batch_in, membership_in};
 use crate::world::{blocking, random_u64, room};
 
@@ -35,19 +36,28 @@ pub struct SnapshotFile {
     pub path: PathBuf,
 }
 
-/// Takes a snapshot file into the snapshot directory, unless it is there already, and opens it. What it may contradict leaves the log
-/// first: neither a reader of flows nor a start after a crash finds both.
-pub fn take_in(
+/// Takes a snapshot file into the snapshot directory, unless it is there already, and reads it. What it may contradict leaves the log
+/// first: neither a reader of flows nor a start after a crash finds both. When it returns, the log goes on from there also after a
+/// crash: whoever sent it may have this node vote from then on, and it must not come back without the group.
+pub fn take_in<T>(
     log: &GroupLog,
     snapshots: &SnapshotDir,
     file: &SnapshotFile,
-) -> io::Result<SnapshotReader> {
+    read: impl FnOnce(SnapshotReader) -> io::Result<T>,
+) -> io::Result<T> {
     log.make_way(file.index).map_err(io::Error::other)?;
     let here = snapshots.list().map_err(io::Error::other)?;
     if here.iter().all(|known| known.path != file.path) {
         snapshots.import(&file.path).map_err(io::Error::other)?;
     }
-    snapshots.open(file.index).map_err(io::Error::other)
+    let reader = snapshots.open(file.index).map_err(io::Error::other)?;
+    let last = read_meta(&reader)?.last_log_id;
+    let state = read(reader)?;
+    if let Some(last) = last {
+        let goes_on = log.go_on_after(last.index, encode_log_id(&last));
+        goes_on.map_err(io::Error::other)?;
+    }
+    Ok(state)
 }
 
 /// The state of the shards that share a log, and the membership of their group, at some place in it.

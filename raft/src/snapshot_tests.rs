@@ -157,5 +157,7 @@ async fn who_hears_of_a_snapshot_reads_nothing_that_it_may_contradict() {
     assert!(matches!(heard, Some(LogEvent::Snapshot { index: 9, .. })));
     let left: Vec<u64> = mine.log.runs().into_iter().flatten().collect();
     assert_eq!(left, [0, 1, 2, 3]);
+    let floor = mine.log.floor().map(|(floor, _)| floor);
+    assert_eq!(floor, Some(9), "where it goes on after a crash");
     assert_eq!(mine.promotions(9), 10);
 }

@@ -68,7 +68,7 @@ impl Store {
     /// on `disk` before belongs to a process that is over: see there.
     ///
     /// Nothing is written until [`Store::simulated_write`]; only calls that block ([`crate::GroupLog::forget_below`],
-    /// [`crate::GroupLog::make_way`], [`crate::GroupLog::clear`], [`Store::close`]) write and sync all that waits by themselves. A store that is dropped was killed:
+    /// [`crate::GroupLog::make_way`], [`crate::GroupLog::go_on_after`], [`crate::GroupLog::clear`], [`Store::close`]) write and sync all that waits by themselves. A store that is dropped was killed:
     /// what was not written is lost. The queue has no bound.
     ///
     /// # Errors

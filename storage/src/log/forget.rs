@@ -3,6 +3,7 @@
 //!
 //! Invariant: that something is gone is durable before its space is given back, and a crash in between costs only space.
 
+use bytes::Bytes;
 use crossbeam::channel::{self, Receiver};
 
 use super::{GroupLog, put_first, truncate};
@@ -71,6 +72,22 @@ impl GroupLog {
             drop(state);
             self.submit_change(edits, Some(end), Some(done));
         }
+        self.wait(&durable)
+    }
+
+    /// A snapshot that reaches up to `through` is kept now: if the log does not reach as far, has it go on from there, as
+    /// [`GroupLog::purge`] does. Blocks until that is durable: call it from a background thread.
+    ///
+    /// # Errors
+    /// If the store takes no writes, or this write fails.
+    pub fn go_on_after(&self, through: u64, marker: Bytes) -> Result<(), WriteError> {
+        let reaches = self.group.state().end.is_some_and(|end| end > through);
+        if reaches {
+            return Ok(());
+        }
+        self.purge(through, marker)?;
+        let (done, durable) = awaited();
+        self.submit_change(Vec::new(), None, Some(done));
         self.wait(&durable)
     }
 

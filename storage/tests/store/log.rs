@@ -254,6 +254,25 @@ fn what_a_snapshot_may_contradict_is_gone_for_good_before_it_is_kept() {
 }
 
 #[test]
+fn a_log_goes_on_after_a_snapshot_that_it_did_not_reach() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (empty, longer) = (log(&store, 1), log(&store, 2));
+    append(&longer, 0..20).unwrap();
+    for handle in [&empty, &longer] {
+        handle.go_on_after(9, Bytes::from("snapshot")).unwrap();
+    }
+    assert_eq!(longer.floor(), None);
+    drop((empty, longer, store));
+    let store = open(dir.path());
+    assert_eq!(store.groups().unwrap(), [GroupId(1), GroupId(2)]);
+    let handle = log(&store, 1);
+    assert_eq!(handle.floor(), Some((9, Bytes::from("snapshot"))));
+    append(&handle, 10..12).unwrap();
+    assert_eq!(runs(&handle), "[10..12]");
+}
+
+#[test]
 fn a_floor_beyond_the_log_keeps_committed_flows_and_drops_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

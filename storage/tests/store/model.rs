@@ -33,6 +33,10 @@ pub enum Step {
         group: u16,
         ahead: u64,
     },
+    GoOnAfter {
+        group: u16,
+        ahead: u64,
+    },
     Forget {
         group: u16,
         back: u64,
@@ -65,6 +69,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => (group.clone(), 0..20_u64).prop_map(|(group, back)| Step::Purge { group, back }),
         1 => (group.clone(), 1..20_u64).prop_map(|(group, ahead)| Step::PurgeBeyond { group, ahead }),
         1 => (group.clone(), 0..8_u64).prop_map(|(group, ahead)| Step::MakeWay { group, ahead }),
+        1 => (group.clone(), 0..8_u64).prop_map(|(group, ahead)| Step::GoOnAfter { group, ahead }),
         2 => (group.clone(), 0..20_u64).prop_map(|(group, back)| Step::Forget { group, back }),
         1 => (group.clone(), any::<u32>()).prop_map(|(group, vote)| Step::Vote { group, vote }),
         2 => (group.clone(), 0..6_u64).prop_map(|(group, back)| Step::Commit { group, back }),
@@ -75,9 +80,13 @@ pub fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The last index in a snapshot that a log with this end makes way for: every other time the log reaches as far.
+/// The last index in a snapshot that a log with this end makes way for, or goes on after: every other time the log reaches as far.
 pub fn snapshot_at(end: u64, ahead: u64) -> u64 {
     (end + ahead).saturating_sub(4)
+}
+
+fn marker(through: u64) -> Bytes {
+    Bytes::from(format!("m{through}"))
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -171,6 +180,17 @@ impl Pair {
         log(self.store.as_ref().unwrap(), group)
     }
 
+    /// The log of a group goes on after a snapshot that it did not reach: what was never committed is gone.
+    fn goes_on_after(&mut self, group: u16, through: u64) {
+        let model = &mut self.models[usize::from(group)];
+        let kept_end = model
+            .raft_first()
+            .max(model.committed.map_or(0, |committed| committed + 1));
+        model.entries.retain(|index, _| *index < kept_end);
+        model.floor = Some(through);
+        model.end = through + 1;
+    }
+
     pub fn run(&mut self, step: &Step) {
         match *step {
             Step::Append { group, ref lengths } => self.append(group, lengths),
@@ -195,24 +215,24 @@ impl Pair {
                 if model.floor.is_none_or(|floor| floor < through) {
                     model.floor = Some(through);
                 }
-                self.log(group)
-                    .purge(through, Bytes::from(format!("m{through}")))
-                    .unwrap();
+                self.log(group).purge(through, marker(through)).unwrap();
             }
             Step::PurgeBeyond { group, ahead } => {
-                let model = &mut self.models[usize::from(group)];
-                let through = model.end + ahead;
-                let kept_end = model
-                    .raft_first()
-                    .max(model.committed.map_or(0, |committed| committed + 1));
-                model.entries.retain(|index, _| *index < kept_end);
-                model.floor = Some(through);
-                model.end = through + 1;
-                model.committed = Some(through);
+                let through = self.models[usize::from(group)].end + ahead;
                 let log = self.log(group);
-                log.purge(through, Bytes::from(format!("m{through}")))
-                    .unwrap();
+                log.purge(through, marker(through)).unwrap();
+                self.goes_on_after(group, through);
+                self.models[usize::from(group)].committed = Some(through);
                 log.save_committed(through, Bytes::from("c"));
+            }
+            Step::GoOnAfter { group, ahead } => {
+                let end = self.models[usize::from(group)].end;
+                let through = snapshot_at(end, ahead);
+                let log = self.log(group);
+                log.go_on_after(through, marker(through)).unwrap();
+                if end <= through {
+                    self.goes_on_after(group, through);
+                }
             }
             Step::MakeWay { group, ahead } => {
                 let model = &mut self.models[usize::from(group)];

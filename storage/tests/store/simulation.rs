@@ -304,6 +304,20 @@ fn a_batch_has_its_limit_and_a_committed_index_waits_for_its_entry() {
     }
 }
 
+#[test]
+fn where_a_log_goes_on_is_durable_when_it_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SimulatedDisk::new();
+    let store = open(dir.path(), &disk);
+    let handle = log(&store, 1);
+    handle.go_on_after(9, Bytes::from("snapshot")).unwrap();
+    disk.crash(|_| 0);
+    let store = open(dir.path(), &disk);
+    assert_eq!(store.groups().unwrap(), [GroupId(1)]);
+    let floor = log(&store, 1).floor();
+    assert_eq!(floor, Some((9, Bytes::from("snapshot"))));
+}
+
 #[derive(Debug, Clone)]
 enum Turn {
     /// An operation on the log, or an orderly restart.
@@ -383,6 +397,10 @@ impl Simulation {
                     Step::MakeWay { group, ahead } => {
                         let end = before[usize::from(*group)].end;
                         end > 0 && end <= snapshot_at(end, *ahead)
+                    }
+                    Step::GoOnAfter { group, ahead } => {
+                        let end = before[usize::from(*group)].end;
+                        end <= snapshot_at(end, *ahead)
                     }
                     _ => false,
                 };
