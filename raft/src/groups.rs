@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::any_raft::{AnyRaft, MetaRaft};
 use crate::group::ShardGroup;
 use crate::liveness::Liveness;
-use crate::log_store::LogStore;
+use crate::log_store::{LogStore, encode_log_id};
 use crate::mailbox::LogEvent;
 use crate::meta::{MetaMachine, MetaState};
 use crate::network::Network;
@@ -30,7 +30,7 @@ use crate::placement::WITNESS_DC;
 use crate::quiesce::Quiescence;
 use crate::shard_machine::ShardMachine;
 use crate::snapshot;
-use crate::types::{NodeInfo, StoredMembership};
+use crate::types::{LogId, NodeInfo, StoredMembership};
 use crate::world::{Home, blocking, watch};
 
 /// The group of the cluster's own state, whose number is above all others'.
@@ -355,17 +355,29 @@ impl Groups {
         }
     }
 
-    /// Stops a group that has left this node, and deletes what it has here but its vote.
+    /// Stops a group that has left this node, and deletes what it has here but its vote and how far it had come (see
+    /// [`Groups::outlives`]).
     pub async fn give_up(&self, group: GroupId) -> io::Result<()> {
         let mut open = self.open.lock().await;
         self.stop_one(group, &mut open).await;
         let log = self.store.log(group).map_err(io::Error::other)?;
         let snapshots = self.store.snapshots(group);
         blocking(move || {
-            log.clear().map_err(io::Error::other)?;
+            let last = LogStore::new(log.clone()).last()?;
+            let tombstone = last.map(|last| encode_log_id(&last));
+            log.clear(tombstone).map_err(io::Error::other)?;
             snapshots.clear().map_err(io::Error::other)
         })
         .await?
+    }
+
+    /// Whether this node had more of a group, when that left it, than a candidate with this last entry has. It has deleted what it
+    /// acknowledged, but must not vote as if it never had: a candidate that was away all the time, and knows of no other voters than
+    /// some that the group has left, would lead beside whom those of now elect. To who knows that this node is a voter again, the
+    /// group's leaving is long past.
+    pub fn outlives(&self, group: GroupId, candidate: Option<LogId>) -> io::Result<bool> {
+        let log = self.store.log(group).map_err(io::Error::other)?;
+        Ok(LogStore::new(log).tombstone()? > candidate)
     }
 
     /// Stops every group. None starts again until [`Groups::reopen`].

@@ -52,6 +52,14 @@ impl LogStore {
         Ok(Some(decode_log_id(index, value)?))
     }
 
+    /// The last entry that this node had of the group when it left.
+    pub fn tombstone(&self) -> io::Result<Option<LogId>> {
+        let tombstone = self.log.tombstone();
+        tombstone
+            .map(|marker| decode("the tombstone", &marker))
+            .transpose()
+    }
+
     /// The vote as last saved.
     pub fn vote(&self) -> io::Result<Option<VoteOf<TypeConfig>>> {
         let vote = self.log.vote();

@@ -35,6 +35,8 @@ pub(crate) struct LogState {
     /// Indexes within `first..end` that a snapshot took the place of, ordered, as inclusive pairs.
     pub(crate) gaps: Vec<(u64, u64)>,
     pub(crate) vote: Option<Bytes>,
+    /// How far the group had come when it last left this node.
+    pub(crate) tombstone: Option<Bytes>,
     pub(crate) committed: Option<(u64, Bytes)>,
     /// Entries below were present when they were saved as committed: they are flows for good.
     pub(crate) vouched_end: u64,

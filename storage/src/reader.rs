@@ -86,7 +86,7 @@ impl From<ReadError> for RunError {
     }
 }
 
-/// The groups that have entries, a floor, or a committed index. A vote alone does not count: it outlives its group.
+/// The groups that have entries, a floor, or a committed index. A vote and a tombstone do not count: they outlive their group.
 pub(crate) fn groups(database: &Database) -> Result<Vec<GroupId>, ReadError> {
     let mut found = database.cursor(database.meta(), ReadOptions::default());
     let mut groups = Vec::new();
@@ -95,7 +95,10 @@ pub(crate) fn groups(database: &Database) -> Result<Vec<GroupId>, ReadError> {
         if group.0 >= crate::GROUPS_MAX {
             break;
         }
-        if kind == Kind::Vote as u8 {
+        if [Kind::Vote, Kind::Tombstone]
+            .map(|kind| kind as u8)
+            .contains(&kind)
+        {
             found.next();
         } else {
             groups.push(group);
@@ -121,6 +124,7 @@ pub(crate) fn load(
     let floor = state(Kind::Floor).read_marked()?;
     let committed = state(Kind::Committed).read_marked()?;
     let vote = state(Kind::Vote).read()?;
+    let tombstone = state(Kind::Tombstone).read()?;
     let gaps = read_gaps(database, group)?;
     // What lies below the first flow is forgotten, even if a table file still holds it.
     let last = last_entry(database, group)?.filter(|last| first.is_none_or(|first| *last >= first));
@@ -166,6 +170,7 @@ pub(crate) fn load(
         end,
         gaps,
         vote,
+        tombstone,
         committed,
         vouched_end,
         durable_end: tail_end,

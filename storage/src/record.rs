@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Committed = 4,
     /// Indexes that were never written here because a snapshot took their place: the key carries the first, the value the last.
     Gap = 5,
+    /// How far the group had come when it left this node: opaque.
+    Tombstone = 6,
 }
 
 impl Kind {
@@ -43,6 +45,7 @@ impl Kind {
             Self::Vote => "vote",
             Self::Committed => "committed index",
             Self::Gap => "gap list",
+            Self::Tombstone => "tombstone",
         }
     }
 }

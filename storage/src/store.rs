@@ -180,8 +180,8 @@ impl Store {
         Ok(GroupLog::new(self.inner.clone(), loaded.clone()))
     }
 
-    /// The groups that this node holds, in order: those with entries, a floor, or a committed index on disk. A vote alone does
-    /// not count: it outlives a group that was cleared.
+    /// The groups that this node holds, in order: those with entries, a floor, or a committed index on disk. A vote and a tombstone
+    /// do not count: they outlive a group that was cleared.
     ///
     /// # Errors
     /// If the database cannot be read.

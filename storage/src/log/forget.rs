@@ -92,21 +92,22 @@ impl GroupLog {
     }
 
     /// Forgets the whole group, which has left this node for good: entries, floor, gaps and committed index. The log is then as if
-    /// it had never been written, and may begin anywhere. Only the vote is kept, for the group may come back, and whom this node
-    /// voted for must not be forgotten. It is one write: after a crash the group is as it was, or cleared. Blocks until it is
+    /// it had never been written, and may begin anywhere. Only the vote is kept, and `tombstone` beside it, or, without one, that of
+    /// before: the group may come back, and whom this node voted for, and how far the group had come, must not be forgotten. It is
+    /// one write: after a crash the group is as it was, or cleared. Blocks until it is
     /// durable and the space is given back, and meanwhile holds up every other change of the group: call it from a background
     /// thread, when the group's owner has stopped.
     ///
     /// # Errors
     /// If the store takes no writes, or this write fails.
-    pub fn clear(&self) -> Result<(), WriteError> {
+    pub fn clear(&self, tombstone: Option<Bytes>) -> Result<(), WriteError> {
         self.writable()?;
         let id = self.group.id;
         let database = &self.inner.core.database;
         // Kept until the files are dropped: an entry appended now could already be in one of them.
         let order = self.group.ordered();
         let mut state = self.group.state();
-        let edits = clear(&mut state, id);
+        let edits = clear(&mut state, id, tombstone);
         let end = (state.epoch, 0);
         drop(state);
         // Before the write, see there.
@@ -157,8 +158,8 @@ fn forget(state: &mut LogState, id: GroupId, index: u64) -> Vec<Edit> {
     edits
 }
 
-/// Empties the state but for the vote and says what that changes on disk.
-fn clear(state: &mut LogState, id: GroupId) -> Vec<Edit> {
+/// Empties the state but for the vote and the tombstone and says what that changes on disk.
+fn clear(state: &mut LogState, id: GroupId, tombstone: Option<Bytes>) -> Vec<Edit> {
     // From the very beginning: below the first flow there may be forgotten entries that no first index hides any more.
     let mut edits = vec![Edit::DeleteEntries {
         from: 0,
@@ -173,6 +174,13 @@ fn clear(state: &mut LogState, id: GroupId) -> Vec<Edit> {
         edits.push(Edit::Delete {
             key: gap_key(id, first).to_vec(),
         });
+    }
+    if let Some(tombstone) = tombstone {
+        edits.push(Edit::Put {
+            key: meta_key(id, Kind::Tombstone).to_vec(),
+            payload: tombstone.to_vec(),
+        });
+        state.tombstone = Some(tombstone);
     }
     state.first = None;
     state.floor = None;

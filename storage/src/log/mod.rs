@@ -142,7 +142,7 @@ impl GroupLog {
         self.group.state().floor.clone()
     }
 
-    /// Whether nothing is held but perhaps a vote: no entry, no floor, no committed index. So is a log never written, and a
+    /// Whether nothing is held but perhaps a vote and a tombstone: no entry, no floor, no committed index. So is a log never written, and a
     /// cleared one.
     pub fn is_empty(&self) -> bool {
         let state = self.group.state();
@@ -229,6 +229,11 @@ impl GroupLog {
     /// The vote as last saved.
     pub fn vote(&self) -> Option<Bytes> {
         self.group.state().vote.clone()
+    }
+
+    /// What [`GroupLog::clear`] was told to keep, when the group last left this node.
+    pub fn tombstone(&self) -> Option<Bytes> {
+        self.group.state().tombstone.clone()
     }
 
     /// Notes how far the log is committed. Cheap: it rides in a later batch, or is written without a sync within about 50 ms, never ahead

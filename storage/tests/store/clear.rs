@@ -1,4 +1,4 @@
-//! A group that leaves the node: all of it goes at once but the vote, its space too, and it can come back.
+//! A group that leaves the node: all of it goes at once but the vote and a tombstone, its space too, and it can come back.
 
 use std::fs;
 use std::path::Path;
@@ -48,32 +48,35 @@ fn assert_cleared(log: &GroupLog) {
 }
 
 #[test]
-fn a_cleared_group_is_as_if_never_written_but_for_its_vote() {
+fn a_cleared_group_is_as_if_never_written_but_for_its_vote_and_tombstone() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let (handle, other) = (log(&store, 1), log(&store, 2));
     fill(&handle);
     fill(&other);
     assert_eq!(store.groups().unwrap(), [GroupId(1), GroupId(2)]);
-    handle.clear().unwrap();
+    let tombstone = Some(Bytes::from("tombstone"));
+    handle.clear(tombstone.clone()).unwrap();
     assert_cleared(&handle);
+    assert_eq!(handle.tombstone(), tombstone);
     assert_eq!(store.groups().unwrap(), [GroupId(2)]);
-    handle.clear().unwrap();
+    handle.clear(None).unwrap();
     drop((handle, other));
     store.close();
 
     let store = open(dir.path());
     let handle = log(&store, 1);
     assert_cleared(&handle);
+    assert_eq!(handle.tombstone(), tombstone);
     assert_eq!(store.groups().unwrap(), [GroupId(2)]);
     assert_filled(&log(&store, 2));
     // It comes back, and begins somewhere else: lower than before, then higher, then at a snapshot.
     append(&handle, 3..6).unwrap();
     assert_eq!(runs(&handle), "[3..6]");
-    handle.clear().unwrap();
+    handle.clear(None).unwrap();
     append(&handle, 500..510).unwrap();
     assert_eq!(runs(&handle), "[500..510]");
-    handle.clear().unwrap();
+    handle.clear(None).unwrap();
     handle.purge(130, Bytes::from("m")).unwrap();
     append(&handle, 131..133).unwrap();
     assert_eq!(store.groups().unwrap(), [GroupId(1), GroupId(2)]);
@@ -89,7 +92,7 @@ fn a_cleared_group_is_as_if_never_written_but_for_its_vote() {
     drop(handle);
     drop(store);
     let offline = Store::open_offline(dir.path()).unwrap();
-    assert_eq!(log(&offline, 1).clear(), Err(WriteError::ReadOnly));
+    assert_eq!(log(&offline, 1).clear(None), Err(WriteError::ReadOnly));
 }
 
 #[test]
@@ -140,7 +143,7 @@ fn a_cleared_group_gives_its_space_back() {
     // Ten megabytes each, and every quarter of one goes to table files.
     let before = table_bytes(dir.path());
     assert!(before > 15_000_000, "{before}");
-    logs[0].clear().unwrap();
+    logs[0].clear(None).unwrap();
     // Files go when nothing reads them any more, which RocksDB sees to on a thread of its own.
     let deadline = std::time::Instant::now() + crate::common::DEADLINE;
     while table_bytes(dir.path()) > 11_500_000 {
@@ -177,7 +180,7 @@ fn a_crash_while_clearing_leaves_the_group_as_it_was_or_cleared() {
     let wal = newest_wal(dir.path());
     // The database deletes the file when it has no more use for it; under this name it stays.
     fs::hard_link(&wal, kept.path().join("wal")).unwrap();
-    log(&store, 1).clear().unwrap();
+    log(&store, 1).clear(None).unwrap();
     drop(store);
     let whole = fs::read(kept.path().join("wal")).unwrap();
     let begin = fs::metadata(newest_wal(before.path())).unwrap().len() as usize;

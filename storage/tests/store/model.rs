@@ -100,6 +100,7 @@ pub struct Model {
     floor: Option<u64>,
     pub end: u64,
     vote: Option<Bytes>,
+    tombstone: Option<Bytes>,
     pub committed: Option<u64>,
 }
 
@@ -271,11 +272,14 @@ impl Pair {
             }
             Step::Clear { group } => {
                 let model = &mut self.models[usize::from(group)];
+                // A log that has nothing leaves the tombstone of before.
+                let tombstone = (model.end > 0).then(|| marker(model.end));
                 *model = Model {
                     vote: model.vote.take(),
+                    tombstone: tombstone.clone().or(model.tombstone.take()),
                     ..Model::default()
                 };
-                self.log(group).clear().unwrap();
+                self.log(group).clear(tombstone).unwrap();
                 assert!(self.log(group).is_empty());
             }
             Step::Read {
@@ -356,6 +360,7 @@ impl Pair {
             );
             assert_eq!(log.runs(), model.runs(), "runs of {group}");
             assert_eq!(log.vote(), model.vote, "vote of {group}");
+            assert_eq!(log.tombstone(), model.tombstone, "tombstone of {group}");
             assert_eq!(
                 log.committed().map(|committed| committed.0),
                 model.committed,

@@ -172,7 +172,7 @@ fn a_process_that_is_gone_writes_nothing_and_is_told_nothing() {
         handle.save_vote(Bytes::from("old"), never());
         handle.save_committed(begin, Bytes::from("old"));
         handle.truncate_after(begin).unwrap();
-        assert_eq!(handle.clear(), Err(WriteError::Closed));
+        assert_eq!(handle.clear(None), Err(WriteError::Closed));
         assert!(old.simulated_write().is_none());
         new.simulated_sync(&written);
         old.close();
@@ -219,7 +219,7 @@ fn a_full_disk_faults_the_store_and_loses_nothing_acknowledged() {
         disk.set_full(false);
         append(&handle, 14..15, came.named("c"));
         assert_eq!(came.take(), [("c", fault.clone())]);
-        assert_eq!(handle.clear(), fault);
+        assert_eq!(handle.clear(None), fault);
         check(&handle, 0..14, 1000);
         drop((store, handle));
         disk.crash(|_| 0);
@@ -252,7 +252,7 @@ fn calls_that_block_drive_the_simulation_themselves() {
     assert_eq!(handle.first_index(), Some(200));
     assert!(handle.read(199, 200, 0).unwrap().is_empty());
     check(&handle, 200..310, 1000);
-    handle.clear().unwrap();
+    handle.clear(None).unwrap();
     disk.crash(|_| 0);
     assert!(open(dir.path(), &disk).groups().unwrap().is_empty());
 }

@@ -93,6 +93,14 @@ pub fn run_full_disk(seed: u64) -> Result<bool, String> {
     simulated(seed, schedule::full_disk::play(seed))
 }
 
+/// Plays the schedule of `left_behind`: whether those that had left were called.
+///
+/// # Errors
+/// What was violated.
+pub fn run_left_behind(seed: u64) -> Result<bool, String> {
+    simulated(seed, schedule::left_behind::play(seed))
+}
+
 /// What comes of a story that is told in one thread, under simulated time.
 fn simulated<T>(seed: u64, story: impl Future<Output = T>) -> T {
     qiang_raft::world::seed_this_thread(Some(seed));

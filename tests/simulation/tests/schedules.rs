@@ -1,12 +1,13 @@
 //! A deposed leader does not trust its lease for longer than its followers trust it, whatever it heard late and however slow its
 //! clock is; and one whose disk is full is deposed.
 
-use qiang_simulation::{run_full_disk, run_held_up, run_slow_clock};
+use qiang_simulation::{run_full_disk, run_held_up, run_left_behind, run_slow_clock};
 
 /// Seeds: elections come at random times, so the leader is tempted in some, the slow one in few.
 const SEEDS_HELD_UP: u64 = 40;
 const SEEDS_SLOW_CLOCK: u64 = 200;
 const SEEDS_FULL_DISK: u64 = 20;
+const SEEDS_LEFT_BEHIND: u64 = 10;
 
 /// Plays a schedule; in how many seeds its leader was tempted.
 fn play(seeds: u64, schedule: impl Fn(u64) -> Result<bool, String>) -> usize {
@@ -46,5 +47,13 @@ fn a_leader_whose_disk_is_full_has_a_successor_soon() {
     assert!(
         both.contains(&count),
         "asleep in {count} of {SEEDS_FULL_DISK}"
+    );
+}
+
+#[test]
+fn who_has_left_a_group_elects_nobody_that_was_left_behind() {
+    assert!(
+        play(SEEDS_LEFT_BEHIND, run_left_behind) > 0,
+        "nobody who had left was called, so nothing was proved"
     );
 }

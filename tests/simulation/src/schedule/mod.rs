@@ -5,6 +5,7 @@
 
 pub mod full_disk;
 pub mod held_up;
+pub mod left_behind;
 pub mod slow_clock;
 
 use std::sync::Arc;
