@@ -398,9 +398,9 @@ impl Node {
         for (id, member) in &cluster.nodes {
             peers.set_address(*id, &member.info.peer_address);
         }
-        peers
-            .credentials()
-            .set_removed(cluster.removed.iter().copied().collect());
+        let members = cluster.nodes.keys().copied().collect();
+        let removed = cluster.removed.iter().copied().collect();
+        peers.credentials().set_numbers(members, removed);
     }
 
     /// How the node was started.

@@ -3,7 +3,7 @@
 //!
 //! The drills print what they measured; no figure is asserted.
 
-use qiang_tests::{Buyers, Cluster, Gap, Random, Sale, audit, id_on_shard, wait_until};
+use qiang_tests::{Buyers, Cluster, Gap, Node, Random, Sale, audit, id_on_shard, wait_until};
 use serde_json::json;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -177,6 +177,17 @@ fn recovery_is_refused_while_a_quorum_lives() {
     assert!(refused(&cluster, "b").contains("node 2"));
     cluster.decides();
     cluster.any().get("/v1/cluster").expect(200);
+}
+
+#[test]
+fn who_has_lost_its_data_does_not_come_back_under_its_number() {
+    let _alone = alone();
+    let mut cluster = Cluster::of_four();
+    cluster.node_mut(4).kill();
+    let blank = Node::builder().number(4, "b");
+    let blank = blank.join(&cluster.any().peer_address()).prepare();
+    let refused = blank.serve_and_fail(false);
+    refused.fails_naming(5, &["never used twice", "remove-node 4"]);
 }
 
 #[test]

@@ -86,6 +86,8 @@ struct Shared {
 
 struct State {
     who: Identified,
+    /// The nodes of the cluster.
+    members: Vec<u64>,
     /// Nodes that were removed: never spoken with again.
     removed: Vec<u64>,
     /// Why this node is fenced, if it is, and in a peer's words.
@@ -128,6 +130,7 @@ impl Credentials {
         };
         let state = RwLock::new(State {
             who,
+            members: Vec::new(),
             removed: Vec::new(),
             out: None,
         });
@@ -157,9 +160,12 @@ impl Credentials {
         });
     }
 
-    /// Says which nodes were removed.
-    pub fn set_removed(&self, removed: Vec<u64>) {
-        self.write(|state| state.removed = removed);
+    /// Says which nodes are in the cluster, and which were removed.
+    pub fn set_numbers(&self, members: Vec<u64>, removed: Vec<u64>) {
+        self.write(|state| {
+            state.members = members;
+            state.removed = removed;
+        });
     }
 
     /// Why this node is out of the cluster, if it is, in a peer's words.
@@ -212,6 +218,22 @@ impl Credentials {
                 return no(format!("this is node {}", own.node_id), None);
             }
             if hello.who.cluster_id.is_empty() {
+                let number = hello.who.node_id;
+                let is_member = state.members.contains(&number);
+                // What it acknowledged and whom it voted for is forgotten where nothing is left of it.
+                if is_member || state.removed.contains(&number) {
+                    let lost = if is_member {
+                        format!(
+                            "; if the data of node {number} is lost, remove it (qiang raft remove-node {number})"
+                        )
+                    } else {
+                        String::new()
+                    };
+                    let reason = format!(
+                        "node {number} is, or was, in the cluster, and a number is never used twice: give this one another --node-id{lost}"
+                    );
+                    return no(reason, None);
+                }
                 return Welcome::Yes(own.clone());
             }
             if hello.who.cluster_id != own.cluster_id {
@@ -368,5 +390,27 @@ mod tests {
         node.set_out(Out::OutlivedBy(4), "late word of the life it has begun");
         assert_eq!(node.fenced(), None);
         assert_eq!(*written.lock().expect("one thread"), [4]);
+    }
+
+    #[test]
+    fn a_number_is_never_used_twice() {
+        let node = Credentials::new("sale", 1, 1);
+        node.set_numbers(vec![1, 2, 3], vec![4]);
+        let joins = |node_id| Hello {
+            magic: MAGIC,
+            protocol: PROTOCOL,
+            who: Credentials::new("", 0, node_id).who(),
+            to: None,
+            lane: Lane::Control,
+        };
+        for (node_id, is_member) in [(2, true), (4, false)] {
+            let answer = node.answer(&joins(node_id));
+            let Welcome::No { reason, out: None } = answer else {
+                panic!("{node_id}: {answer:?}");
+            };
+            assert!(reason.contains("never used twice"), "{reason}");
+            assert_eq!(reason.contains("remove-node 2"), is_member, "{reason}");
+        }
+        assert_eq!(node.answer(&joins(5)), Welcome::Yes(node.who()));
     }
 }
