@@ -250,9 +250,13 @@ async fn install(
         meta: what.meta,
         snapshot,
     };
-    let installed = raft.install(what.vote, snapshot).await;
+    let leader = what.vote.clone();
+    let installed = raft.install(what.vote, snapshot).await.map_err(text)?;
+    if installed.vote == leader {
+        node.groups().note_heard(GroupId(group));
+    }
     rouse(node, group);
-    installed.map_err(text)
+    Ok(installed)
 }
 
 /// A quiescent group minds its clock when its leader has spoken, and not before: it would take the long silence for the

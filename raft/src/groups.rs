@@ -159,9 +159,13 @@ impl Groups {
         if let Some(leader) = self.quiescence(group).and_then(|it| it.followed()) {
             return self.liveness.heard(leader);
         }
+        self.spoke_at(group).map(|at| at.elapsed())
+    }
+
+    /// When a group's leader last spoke to this node.
+    fn spoke_at(&self, group: GroupId) -> Option<Instant> {
         let heard = self.heard.get(&group)?;
-        let heard = *heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.map(|at| at.elapsed())
+        *heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A group's Raft instance, if it runs here.
@@ -356,10 +360,16 @@ impl Groups {
     }
 
     /// Stops a group that has left this node, and deletes what it has here but its vote and how far it had come (see
-    /// [`Groups::outlives`]).
-    pub async fn give_up(&self, group: GroupId) -> io::Result<()> {
+    /// [`Groups::outlives`]). Not where its leader has spoken since it was asked: the group may have come back, and what this node has
+    /// acknowledged counts.
+    pub async fn give_up(&self, group: GroupId, asked: Instant) -> io::Result<bool> {
         let mut open = self.open.lock().await;
         self.stop_one(group, &mut open).await;
+        if self.spoke_at(group).is_some_and(|at| at >= asked) {
+            drop(open);
+            self.start(group).await.map_err(io::Error::other)?;
+            return Ok(false);
+        }
         let log = self.store.log(group).map_err(io::Error::other)?;
         let snapshots = self.store.snapshots(group);
         blocking(move || {
@@ -368,7 +378,8 @@ impl Groups {
             log.clear(tombstone).map_err(io::Error::other)?;
             snapshots.clear().map_err(io::Error::other)
         })
-        .await?
+        .await??;
+        Ok(true)
     }
 
     /// Whether this node had more of a group, when that left it, than a candidate with this last entry has. It has deleted what it

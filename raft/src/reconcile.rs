@@ -154,6 +154,7 @@ impl Node {
             if cluster.voters(group.0).contains(&own) || !cluster.nodes.contains_key(&own) {
                 continue;
             }
+            let asked = Instant::now();
             let mut left = false;
             for other in cluster.voters(group.0) {
                 if let Some(members) = self.ask_members(*other, group).await
@@ -164,8 +165,9 @@ impl Node {
                 }
             }
             if left {
-                match self.groups().give_up(group).await {
-                    Ok(()) => tracing::info!(group = name(group), "the group has left this node"),
+                match self.groups().give_up(group, asked).await {
+                    Ok(true) => tracing::info!(group = name(group), "the group has left this node"),
+                    Ok(false) => {}
                     Err(error) => {
                         tracing::warn!(group = name(group), %error, "a group that has left cannot be cleared");
                     }

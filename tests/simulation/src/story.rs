@@ -11,9 +11,10 @@ use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::promotion::Terms;
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Command, PromotionId};
-use qiang_raft::Cluster;
-use qiang_raft::placement::WITNESS_DC;
+use qiang_raft::cluster::Member;
+use qiang_raft::placement::{Duty, WITNESS_DC};
 use qiang_raft::world::{Clock, Random};
+use qiang_raft::{Cluster, ClusterChange};
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
@@ -49,6 +50,9 @@ const SETTLE_WITHIN: Duration = Duration::from_mins(1);
 /// How long carts may take to be decided everywhere once all is healed: until units that were set aside last are asked
 /// about, and one more question should the first be lost.
 pub const CARTS_WITHIN: Duration = Duration::from_millis(TENTATIVE_MS_MAX + 3_000);
+
+/// One run in so many has four machines more join, one after another, so that groups move.
+const GROWS_ONE_IN: u32 = 5;
 
 /// One run in so many loses a data centre for good.
 const LOSES_CENTRE_ONE_IN: u32 = 3;
@@ -515,6 +519,11 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape) -> Result<(), String> {
     users.extend((0..SHARDS).map(|shard| tokio::spawn(readers::follow(stage.clone(), shard))));
     let mut faults = Faults::new(machines);
     let mut judge = Judge::default();
+    if Random.random_range(0..GROWS_ONE_IN) == 0 {
+        faults
+            .grow(stage, &mut judge, vec!["a", "b", "a", "b"])
+            .await?;
+    }
     if Random.random_range(0..LOSES_CENTRE_ONE_IN) == 0 {
         faults.rage(stage, &mut judge, shape.faults_last / 2).await;
         faults.lose_data_centre(stage, &mut judge).await?;
@@ -532,6 +541,7 @@ async fn play_on(stage: &Arc<Stage>, shape: Shape) -> Result<(), String> {
             .map_err(|error| format!("a user panicked: {error}"))?;
     }
     faults.all_end().await?;
+    shrink(stage).await?;
     settle(stage, &mut judge).await?;
     resolve(stage).await?;
     sleep(CARTS_WITHIN).await;
@@ -590,6 +600,54 @@ pub async fn grow(
         join(stage, first, (id, dc)).await?;
     }
     Ok(())
+}
+
+/// Machines leave a data centre, if there are many in both, until two are left there: each of these holds all groups then, as who is to
+/// take a backup must.
+async fn shrink(stage: &Arc<Stage>) -> Result<(), String> {
+    let until = Instant::now() + SETTLE_WITHIN;
+    let from = ["a", "b"][Random.random_range(0..2)];
+    loop {
+        let cluster = stage.newest_cluster().ok_or("nobody runs")?;
+        let there = |dc: &str| {
+            let nodes = cluster.nodes.iter();
+            let stays = |member: &Member| member.info.dc == dc && member.duty != Duty::Leaving;
+            let there = nodes.filter(|(_, member)| stays(member));
+            there.map(|(id, _)| *id).collect::<Vec<u64>>()
+        };
+        let is_small = |dc: &&str| there(dc).len() <= 2;
+        if ["a", "b"].iter().any(is_small) {
+            return Ok(());
+        }
+        let leaving = there(from);
+        let leaving = leaving[Random.random_range(0..leaving.len())];
+        let force = false;
+        let remove = ClusterChange::Remove {
+            node_id: leaving,
+            force,
+        };
+        stage.trace.note(format_args!("{remove:?}"));
+        loop {
+            let known = stage.newest_cluster().ok_or("nobody runs")?;
+            if known.removed.contains(&leaving) {
+                break;
+            }
+            if Instant::now() >= until {
+                return Err(format!("node {leaving} does not leave though all is well"));
+            }
+            let others = stage.members().into_iter();
+            let other = others.map(|(_, process)| process).next();
+            let other = other.ok_or("nobody runs")?;
+            let (node, remove) = (other.node.clone(), remove.clone());
+            // It may be done without an answer.
+            let _ = other
+                .life
+                .spawn(async move { node.change_cluster(remove).await })
+                .await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        stage.machine_goes(leaving);
+    }
 }
 
 /// The clock of a machine, which may just be started.

@@ -98,7 +98,7 @@ impl Faults {
                         stage.start(*id, false).await;
                     }
                 }
-                self.replace(stage, judge, vec![dc, dc]).await?;
+                self.grow(stage, judge, vec![dc, dc]).await?;
             }
         }
         self.others_join = true;
@@ -175,13 +175,15 @@ impl Faults {
         self.wait_amid(stage, judge, recovering).await
     }
 
-    /// New machines take the place of those that are gone, in these data centres.
-    async fn replace(
+    /// New machines join, in these data centres, and stay.
+    pub async fn grow(
         &mut self,
         stage: &Arc<Stage>,
         judge: &mut Judge,
         dcs: Vec<&'static str>,
     ) -> Result<(), String> {
+        // Others would be in the way of those that must.
+        let others_join = std::mem::replace(&mut self.others_join, false);
         let newcomers: Vec<_> = (self.next_machine..).zip(dcs).collect();
         self.next_machine += newcomers.len() as u64;
         let (first, _) = self.any_machine();
@@ -189,6 +191,7 @@ impl Faults {
         let joining = async move { join_all(&growing, first, &coming).await };
         self.wait_amid(stage, judge, joining).await?;
         self.machines.extend(newcomers);
+        self.others_join = others_join;
         Ok(())
     }
 
@@ -413,9 +416,7 @@ async fn join_all(
         while stage.process(first).is_none() {
             pause().await;
         }
-        stage
-            .trace
-            .note(format_args!("{id} takes the place of one"));
+        stage.trace.note(format_args!("{id} joins, and stays"));
         stage.machine_comes(*id, dc);
         join(stage, first, (*id, dc)).await?;
     }
