@@ -250,7 +250,7 @@ async fn install(
         meta: what.meta,
         snapshot,
     };
-    let leader = what.vote.clone();
+    let leader = what.vote;
     let installed = raft.install(what.vote, snapshot).await.map_err(text)?;
     if installed.vote == leader {
         node.groups().note_heard(GroupId(group));

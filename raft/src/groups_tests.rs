@@ -63,7 +63,8 @@ async fn a_group_has_said_everything_when_it_is_to_begin_anew() {
     sleep(A_WHILE).await;
     drop(raft);
     let stopping = groups.clone();
-    let stopping = tokio::spawn(async move { stopping.give_up(GROUP).await });
+    let asked = Instant::now();
+    let stopping = tokio::spawn(async move { stopping.give_up(GROUP, asked).await });
     sleep(A_WHILE).await;
     let mut heard = 0;
     loop {
@@ -75,10 +76,46 @@ async fn a_group_has_said_everything_when_it_is_to_begin_anew() {
     }
     assert!(heard >= ENTRIES, "{heard} of {ENTRIES}, and the first ones");
     let stopped = stopping.await.expect("it does not panic");
-    stopped.expect("it is cleared");
+    assert!(stopped.expect("it is cleared"));
     sleep(A_WHILE).await;
     assert!(
         group.mailbox.take_log().is_none(),
         "nothing of its former life comes after its end"
     );
+}
+
+#[tokio::test]
+async fn a_group_that_has_left_is_remembered_and_one_that_came_back_is_kept() {
+    let (_dir, groups) = groups();
+    groups
+        .start(GROUP)
+        .await
+        .expect("a group of nothing starts");
+    let led = groups.lead_alone(GROUP, true).await;
+    led.expect("it leads itself");
+    let log = groups.store.log(GROUP).expect("its log");
+    let last = || LogStore::new(log.clone()).last().expect("it is read");
+    while last().is_none() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let asked = Instant::now();
+    groups.note_heard(GROUP);
+    let given_up = groups.give_up(GROUP, asked).await;
+    assert!(
+        !given_up.expect("it goes on"),
+        "its leader has spoken since"
+    );
+    assert!(groups.raft(GROUP).is_some() && !log.is_empty());
+
+    sleep(Duration::from_millis(1)).await;
+    let given_up = groups.give_up(GROUP, Instant::now()).await;
+    assert!(given_up.expect("it is cleared"));
+    assert!(groups.raft(GROUP).is_none() && log.is_empty());
+    let tombstone = LogStore::new(log.clone()).tombstone();
+    let tombstone = tombstone.expect("it is read");
+    assert!(tombstone.is_some());
+    for (candidate, outlives) in [(None, true), (tombstone, false)] {
+        let told = groups.outlives(GROUP, candidate);
+        assert_eq!(told.expect("it is read"), outlives, "{candidate:?}");
+    }
 }
