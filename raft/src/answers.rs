@@ -140,14 +140,15 @@ async fn vote(
     if quiescence.is_some_and(|it| it.trusts_its_leader(&node.groups().liveness)) {
         return Err("the group is quiescent, and its leader's node is alive".to_owned());
     }
-    let outlives = node.groups().outlives(GroupId(group), what.last_log_id);
-    if outlives.map_err(text)? {
-        return Err("the group has gone on since this node was a part of it".to_owned());
-    }
     let raft = node
         .groups()
         .raft(GroupId(group))
         .ok_or("the group does not run here")?;
+    // Asked last: an instance that has begun anew meanwhile has nothing, and the tombstone is there by then.
+    let outlives = node.groups().outlives(GroupId(group), what.last_log_id);
+    if outlives.map_err(text)? {
+        return Err("the group has gone on since this node was a part of it".to_owned());
+    }
     let voted = if pre {
         raft.pre_vote(what).await
     } else {

@@ -360,8 +360,8 @@ impl Groups {
     }
 
     /// Stops a group that has left this node, and deletes what it has here but its vote and how far it had come (see
-    /// [`Groups::outlives`]). Not where its leader has spoken since it was asked: the group may have come back, and what this node has
-    /// acknowledged counts.
+    /// [`Groups::outlives`]). Whether it did: where the leader has spoken since it was `asked` the group may have come back, what this
+    /// node has acknowledged counts, and it goes on.
     pub async fn give_up(&self, group: GroupId, asked: Instant) -> io::Result<bool> {
         let mut open = self.open.lock().await;
         self.stop_one(group, &mut open).await;
@@ -373,8 +373,10 @@ impl Groups {
         let log = self.store.log(group).map_err(io::Error::other)?;
         let snapshots = self.store.snapshots(group);
         blocking(move || {
-            let last = LogStore::new(log.clone()).last()?;
-            let tombstone = last.map(|last| encode_log_id(&last));
+            let store = LogStore::new(log.clone());
+            // If it was here only to catch up since it left before, it had come further then.
+            let furthest = store.last()?.max(store.tombstone()?);
+            let tombstone = furthest.map(|furthest| encode_log_id(&furthest));
             log.clear(tombstone).map_err(io::Error::other)?;
             snapshots.clear().map_err(io::Error::other)
         })

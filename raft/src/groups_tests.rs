@@ -1,13 +1,14 @@
 //! What a group that is stopped has still to say.
 
 use bytes::Bytes;
+use qiang_storage::GroupLog;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::*;
 use crate::mailbox::Mailbox;
 use crate::peer::{Credentials, Tcp};
-use crate::testing::empty_store;
+use crate::testing::{empty_store, log_id};
 use crate::types::Payload;
 
 const GROUP: GroupId = GroupId(3);
@@ -33,20 +34,26 @@ fn groups() -> (TempDir, Arc<Groups>) {
     (dir, Arc::new(groups))
 }
 
+/// Starts the group, led by this node alone, with an entry in its log.
+async fn lead(groups: &Groups) -> GroupLog {
+    let started = groups.start(GROUP).await;
+    started.expect("a group of nothing starts");
+    let led = groups.lead_alone(GROUP, true).await;
+    led.expect("it leads itself");
+    let raft = groups.raft(GROUP).expect("it runs");
+    let log = groups.store.log(GROUP).expect("its log");
+    while !raft.is_leader() || log.last_index().is_none() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    log
+}
+
 #[tokio::test]
 async fn a_group_has_said_everything_when_it_is_to_begin_anew() {
     let (_dir, groups) = groups();
-    groups
-        .start(GROUP)
-        .await
-        .expect("a group of nothing starts");
-    let led = groups.lead_alone(GROUP, true).await;
-    led.expect("it leads itself");
+    lead(&groups).await;
     let group = groups.shards[usize::from(GROUP.0)].clone();
     let raft = group.raft().expect("it runs");
-    while !raft.is_leader() {
-        sleep(Duration::from_millis(1)).await;
-    }
     for _ in 0..ENTRIES {
         let raft = raft.clone();
         let entry = Payload(Bytes::from_static(b"entry"));
@@ -87,17 +94,7 @@ async fn a_group_has_said_everything_when_it_is_to_begin_anew() {
 #[tokio::test]
 async fn a_group_that_has_left_is_remembered_and_one_that_came_back_is_kept() {
     let (_dir, groups) = groups();
-    groups
-        .start(GROUP)
-        .await
-        .expect("a group of nothing starts");
-    let led = groups.lead_alone(GROUP, true).await;
-    led.expect("it leads itself");
-    let log = groups.store.log(GROUP).expect("its log");
-    let last = || LogStore::new(log.clone()).last().expect("it is read");
-    while last().is_none() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    let log = lead(&groups).await;
     let asked = Instant::now();
     groups.note_heard(GROUP);
     let given_up = groups.give_up(GROUP, asked).await;
@@ -118,4 +115,22 @@ async fn a_group_that_has_left_is_remembered_and_one_that_came_back_is_kept() {
         let told = groups.outlives(GROUP, candidate);
         assert_eq!(told.expect("it is read"), outlives, "{candidate:?}");
     }
+
+    // It comes back, has nothing yet, and leaves again.
+    groups.called(GROUP).await.expect("it is begun anew");
+    sleep(Duration::from_millis(1)).await;
+    let given_up = groups.give_up(GROUP, Instant::now()).await;
+    assert!(given_up.expect("it is cleared"));
+    let still = LogStore::new(log.clone()).tombstone();
+    assert_eq!(still.expect("it is read"), tombstone);
+
+    // With a snapshot of before.
+    let before = log_id(0);
+    let went_on = log.go_on_after(0, encode_log_id(&before));
+    went_on.expect("it is taken");
+    assert!(Some(before) < tombstone);
+    let given_up = groups.give_up(GROUP, Instant::now()).await;
+    assert!(given_up.expect("it is cleared"));
+    let still = LogStore::new(log.clone()).tombstone();
+    assert_eq!(still.expect("it is read"), tombstone);
 }

@@ -94,6 +94,26 @@ struct State {
     out: Option<(Out, String)>,
 }
 
+impl State {
+    /// Why nobody may join under this number, if so: what the node of that number acknowledged and whom it voted for would be forgotten.
+    fn why_taken(&self, number: u64) -> Option<String> {
+        let is_member = self.members.contains(&number);
+        if !is_member && !self.removed.contains(&number) {
+            return None;
+        }
+        let taken = format!(
+            "node {number} is, or was, in the cluster, and a number is never used twice: give this one another --node-id"
+        );
+        Some(if is_member {
+            format!(
+                "{taken}; if the data of node {number} is lost, remove it (qiang raft remove-node {number})"
+            )
+        } else {
+            taken
+        })
+    }
+}
+
 impl Credentials {
     /// The credentials of a node.
     pub fn new(cluster_id: &str, incarnation: u64, node_id: u64) -> Self {
@@ -218,23 +238,10 @@ impl Credentials {
                 return no(format!("this is node {}", own.node_id), None);
             }
             if hello.who.cluster_id.is_empty() {
-                let number = hello.who.node_id;
-                let is_member = state.members.contains(&number);
-                // What it acknowledged and whom it voted for is forgotten where nothing is left of it.
-                if is_member || state.removed.contains(&number) {
-                    let lost = if is_member {
-                        format!(
-                            "; if the data of node {number} is lost, remove it (qiang raft remove-node {number})"
-                        )
-                    } else {
-                        String::new()
-                    };
-                    let reason = format!(
-                        "node {number} is, or was, in the cluster, and a number is never used twice: give this one another --node-id{lost}"
-                    );
-                    return no(reason, None);
-                }
-                return Welcome::Yes(own.clone());
+                return match state.why_taken(hello.who.node_id) {
+                    Some(why) => no(why, None),
+                    None => Welcome::Yes(own.clone()),
+                };
             }
             if hello.who.cluster_id != own.cluster_id {
                 return no(

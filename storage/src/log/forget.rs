@@ -94,9 +94,8 @@ impl GroupLog {
     /// Forgets the whole group, which has left this node for good: entries, floor, gaps and committed index. The log is then as if
     /// it had never been written, and may begin anywhere. Only the vote is kept, and `tombstone` beside it, or, without one, that of
     /// before: the group may come back, and whom this node voted for, and how far the group had come, must not be forgotten. It is
-    /// one write: after a crash the group is as it was, or cleared. Blocks until it is
-    /// durable and the space is given back, and meanwhile holds up every other change of the group: call it from a background
-    /// thread, when the group's owner has stopped.
+    /// one write: after a crash the group is as it was, or cleared. Blocks until it is durable and the space is given back, and
+    /// meanwhile holds up every other change of the group: call it from a background thread, when the group's owner has stopped.
     ///
     /// # Errors
     /// If the store takes no writes, or this write fails.

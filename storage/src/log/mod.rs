@@ -142,8 +142,8 @@ impl GroupLog {
         self.group.state().floor.clone()
     }
 
-    /// Whether nothing is held but perhaps a vote and a tombstone: no entry, no floor, no committed index. So is a log never written, and a
-    /// cleared one.
+    /// Whether nothing is held but perhaps a vote and a tombstone: no entry, no floor, no committed index. So is a log never
+    /// written, and a cleared one.
     pub fn is_empty(&self) -> bool {
         let state = self.group.state();
         state.end.is_none() && state.committed.is_none()

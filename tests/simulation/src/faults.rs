@@ -4,7 +4,7 @@
 
 mod lost_centre;
 
-pub use lost_centre::is_spread;
+pub use lost_centre::{is_spread, remove};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

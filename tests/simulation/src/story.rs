@@ -11,10 +11,10 @@ use qiang_engine::limits::TENTATIVE_MS_MAX;
 use qiang_engine::promotion::Terms;
 use qiang_engine::routing::{SHARDS, Sharing, shard_of};
 use qiang_engine::{Command, PromotionId};
+use qiang_raft::Cluster;
 use qiang_raft::cluster::Member;
 use qiang_raft::placement::{Duty, WITNESS_DC};
 use qiang_raft::world::{Clock, Random};
-use qiang_raft::{Cluster, ClusterChange};
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
@@ -23,7 +23,7 @@ use crate::backup;
 use crate::buyers::{self, Book, Told};
 use crate::clocks::Clocks;
 use crate::doors::{self, KEEPERS};
-use crate::faults::{Faults, is_spread};
+use crate::faults::{Faults, is_spread, remove};
 use crate::hours::{self, STEWARDS};
 use crate::judge::{Judge, judge_all};
 use crate::machine::{Machine, Process, any_speed, right_clock};
@@ -621,29 +621,15 @@ async fn shrink(stage: &Arc<Stage>) -> Result<(), String> {
         }
         let leaving = there(from);
         let leaving = leaving[Random.random_range(0..leaving.len())];
-        let force = false;
-        let remove = ClusterChange::Remove {
-            node_id: leaving,
-            force,
+        remove(stage, &[leaving]).await?;
+        let is_gone = |stage: &Stage| {
+            let known = stage.newest_cluster();
+            known.is_some_and(|known| known.removed.contains(&leaving))
         };
-        stage.trace.note(format_args!("{remove:?}"));
-        loop {
-            let known = stage.newest_cluster().ok_or("nobody runs")?;
-            if known.removed.contains(&leaving) {
-                break;
-            }
+        while !is_gone(stage) {
             if Instant::now() >= until {
                 return Err(format!("node {leaving} does not leave though all is well"));
             }
-            let others = stage.members().into_iter();
-            let other = others.map(|(_, process)| process).next();
-            let other = other.ok_or("nobody runs")?;
-            let (node, remove) = (other.node.clone(), remove.clone());
-            // It may be done without an answer.
-            let _ = other
-                .life
-                .spawn(async move { node.change_cluster(remove).await })
-                .await;
             sleep(Duration::from_millis(100)).await;
         }
         stage.machine_goes(leaving);

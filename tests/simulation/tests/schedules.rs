@@ -1,5 +1,5 @@
 //! A deposed leader does not trust its lease for longer than its followers trust it, whatever it heard late and however slow its
-//! clock is; and one whose disk is full is deposed.
+//! clock is; one whose disk is full is deposed; and one that was left behind is elected by nobody whom its groups have left.
 
 use qiang_simulation::{run_full_disk, run_held_up, run_left_behind, run_slow_clock};
 

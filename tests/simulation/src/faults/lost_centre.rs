@@ -155,7 +155,7 @@ impl Faults {
     ) -> Result<End, String> {
         let (operator, gone) = (stage.clone(), lost.to_vec());
         if self.has_witness() {
-            let removing = async move { remove(&operator, &gone).await };
+            let removing = async move { remove(&operator, &gone).await.map(|()| End::Alone) };
             return self.wait_amid(stage, judge, removing).await;
         }
         let has_second = coin();
@@ -256,8 +256,8 @@ pub fn is_spread(stage: &Stage) -> bool {
     there.collect::<BTreeSet<u16>>().len() == usize::from(SHARDS) + 1
 }
 
-/// An operator removes nodes that are lost from a cluster that still has its majority.
-async fn remove(stage: &Arc<Stage>, lost: &[u64]) -> Result<End, String> {
+/// An operator removes nodes from a cluster that has its majority, and ends when they are to leave.
+pub async fn remove(stage: &Arc<Stage>, leaving: &[u64]) -> Result<(), String> {
     let until = Instant::now() + RECOVERED_WITHIN;
     loop {
         let Some(cluster) = stage.newest_cluster() else {
@@ -268,11 +268,11 @@ async fn remove(stage: &Arc<Stage>, lost: &[u64]) -> Result<End, String> {
             let member = cluster.nodes.get(id);
             member.is_some_and(|member| member.duty != Duty::Leaving)
         };
-        let Some(id) = lost.iter().find(stays) else {
-            return Ok(End::Alone);
+        let Some(id) = leaving.iter().find(stays) else {
+            return Ok(());
         };
         if Instant::now() >= until {
-            return Err(format!("node {id}, which is lost, is not removed"));
+            return Err(format!("node {id} is not removed"));
         }
         change(
             stage,

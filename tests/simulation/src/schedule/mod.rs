@@ -1,5 +1,5 @@
 //! Schedules that chance would not find soon, told in full: a leader is deposed and does not know it, while somebody asks it what
-//! remains; or one can decide nothing any more, and everybody still hears it.
+//! remains; or one can decide nothing any more, and everybody still hears it; or it comes back when its groups have moved elsewhere.
 //!
 //! Invariant: what a leader tells after its successor has sold is not from before that sale.
 
